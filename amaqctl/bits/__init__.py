@@ -1,0 +1,26 @@
+"""Bit-widths, the grid, and the packed layout: every byte of codes is made and read here.
+
+Legend: R rows of codes, C columns; all codes of one column share one bit-width.
+"""
+
+from amaqctl.bits.allocation import Axis, BitAllocation
+from amaqctl.bits.codes import PackedCodes
+from amaqctl.bits.grid import Rounding, decode, encode, largest_code, nearest_codes, step_size
+from amaqctl.bits.packing import BLOCK_ROWS, WIDTHS, pack, packed_bytes, unpack
+
+__all__ = [
+    "BLOCK_ROWS",
+    "WIDTHS",
+    "Axis",
+    "BitAllocation",
+    "PackedCodes",
+    "Rounding",
+    "decode",
+    "encode",
+    "largest_code",
+    "nearest_codes",
+    "pack",
+    "packed_bytes",
+    "step_size",
+    "unpack",
+]

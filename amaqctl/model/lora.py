@@ -1,0 +1,145 @@
+"""LoRA on a stage, through peft, with weights that do not depend on where the model is cut.
+
+Names keep the whole model's block indices, so the union of the stages' adapters is a standard
+PEFT adapter. Each ``A`` has its own random generator, seeded by the run's seed and its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import LoraConfig, TaskType, inject_adapter_in_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from amaqctl.errors import InputError
+from amaqctl.model.stage_model import StageModel
+
+_ADAPTER_NAME = "default"
+# What peft puts in front of a model's own names.
+STOCK_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA (Hu et al. 2021): ``y = W x + alpha / r * B A dropout(x)``.
+
+    ``target_modules`` are names, or ends of names, of linear layers; ``"all-linear"`` is every
+    linear layer but the head, as in peft.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...] | Literal["all-linear"]
+
+
+@dataclass(frozen=True)
+class AttachedLora:
+    """What is attached to a stage.
+
+    Attributes:
+        settings: as given.
+        module_names: adapted layers of the *whole* model, by full name.
+        target_modules: the same by peft's rule: names or ends of names.
+        fan_in_fan_out: the layers store their weight transposed (GPT-2's Conv1D).
+    """
+
+    settings: LoraSettings
+    module_names: tuple[str, ...]
+    target_modules: tuple[str, ...]
+    fan_in_fan_out: bool
+
+
+def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
+    """Add float32 adapters to the stage's own target layers, in place.
+
+    The global random generator is left as it was.
+
+    Raises:
+        InputError: a target that matches no linear layer of the whole model.
+    """
+    assert stage.lora is None
+    targets = _resolve_targets(stage.linear_names, settings)
+    names = tuple(name for name in stage.linear_names if _matches(name, targets))
+    own = [module for name, module in stage.model.named_modules() if name in set(names)]
+    transposed = any(isinstance(module, Conv1D) for module in own)
+    stage.lora = AttachedLora(settings, names, targets, transposed)
+    if not own:
+        return
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(peft_config(stage.lora), stage.model, _ADAPTER_NAME)
+    initialise_lora(lora_parameters(stage), seed)
+
+
+def initialise_lora(parameters: Mapping[str, nn.Parameter], seed: int) -> None:
+    """Set ``A`` to peft's own Kaiming-uniform draw and ``B`` to zero, in float32.
+
+    Args:
+        parameters: by stock PEFT name, as ``lora_parameters`` gives them.
+        seed: with crc32 of the name it seeds the parameter's own generator.
+    """
+    for name, parameter in parameters.items():
+        start = torch.zeros(parameter.shape, dtype=torch.float32)
+        if ".lora_A." in name:
+            generator = torch.Generator()
+            generator.manual_seed(((seed << 32) | zlib.crc32(name.encode())) % 2**63)
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        parameter.data = start.to(parameter.device)
+
+
+def lora_parameters(stage: StageModel) -> dict[str, nn.Parameter]:
+    """The stage's adapter weights by stock PEFT name, as in ``adapter_model.safetensors``.
+
+    Empty for a stage that holds no target layer.
+    """
+    return {
+        STOCK_PREFIX + name.replace(f".{_ADAPTER_NAME}.", "."): parameter
+        for name, parameter in stage.model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def peft_config(lora: AttachedLora) -> LoraConfig:
+    """peft's configuration for what is attached."""
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.settings.r,
+        # peft types alpha as an integer, and reads whole numbers back as such.
+        lora_alpha=_whole(lora.settings.alpha),
+        lora_dropout=lora.settings.dropout,
+        target_modules=list(lora.target_modules),
+        fan_in_fan_out=lora.fan_in_fan_out,
+    )
+
+
+def _whole(alpha: float) -> float | int:
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _resolve_targets(linear_names: tuple[str, ...], settings: LoraSettings) -> tuple[str, ...]:
+    ends = tuple(sorted({name.rpartition(".")[2] for name in linear_names}))
+    if settings.target_modules == "all-linear":
+        return ends
+    for target in settings.target_modules:
+        if not any(_matches(name, (target,)) for name in linear_names):
+            near = difflib.get_close_matches(target, ends, n=1)
+            guess = f"did you mean '{near[0]}'? " if near else ""
+            raise InputError(
+                f"no linear layer of this model is named '{target}'",
+                where="lora.target_modules",
+                hint=f"{guess}it has: {', '.join(ends)}; or all-linear",
+                error_id="INPUT-LORA-TARGET",
+            )
+    return tuple(sorted(settings.target_modules))
+
+
+def _matches(name: str, targets: tuple[str, ...]) -> bool:
+    """peft's rule for a list of targets."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -1,0 +1,252 @@
+"""One stage as a module: the vendor's own model class with slots, holding only its own weights.
+
+Every stage but the first is called with the received hidden state as ``inputs_embeds``, for its
+shape only; the slot in front of its first block injects the real one. So scalings, learned
+positions and projections around the embedding need no care per family.
+
+Shapes: B batch, T tokens of this call, S tokens so far (T included), C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from amaqctl.errors import InputError
+from amaqctl.model.cut import StageRange
+from amaqctl.model.quiet import no_progress_bar
+from amaqctl.model.slots import Sink, Skip, Source, empty_foreign_slots, layer_list
+from amaqctl.model.source import ModelSource, load_config, num_layers, reading
+
+if TYPE_CHECKING:
+    from amaqctl.model.lora import AttachedLora
+
+# from_pretrained switches process-wide defaults: two threads in it load garbage.
+_LOADING = threading.Lock()
+
+
+class StageModel(nn.Module):
+    """A run of consecutive blocks; the first also embeds, the last also has norm and head.
+
+    Attributes:
+        range: which blocks.
+        config: of the whole model.
+        hidden_size: C.
+        linear_names: linear layers of the *whole* model that LoRA may adapt, by full name.
+        lora: what ``attach_lora`` attached, None before.
+    """
+
+    def __init__(self, model: Any, stage_range: StageRange, linear_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.range = stage_range
+        self.model = model
+        self.config: PreTrainedConfig = model.config
+        self.hidden_size = int(model.config.hidden_size)
+        self.linear_names = linear_names
+        self.lora: AttachedLora | None = None
+
+    def forward(
+        self,
+        *,
+        input_ids_BT: Tensor | None = None,
+        hidden_BTC: Tensor | None = None,
+        attention_mask_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Run this stage's blocks.
+
+        Args:
+            input_ids_BT: tokens, for the first stage.
+            hidden_BTC: what the stage before returned, for all others.
+            attention_mask_BT: 1 for tokens, 0 for padding on either side; ``(B, S)`` with a
+                cache, past tokens included. None means no padding.
+            cache: from ``new_cache``, extended in place.
+
+        Returns:
+            ``hidden_BTC`` for the next stage, or ``logits_BTV`` from the last one.
+        """
+        given = input_ids_BT if self.range.is_first else hidden_BTC
+        assert given is not None, "the first stage takes input_ids_BT, the others hidden_BTC"
+        arguments: dict[str, Any] = {
+            "attention_mask": attention_mask_BT,
+            "position_ids": position_ids(attention_mask_BT, given.shape[1]),
+            "past_key_values": cache,
+            "use_cache": cache is not None,
+        }
+        if self.range.is_first:
+            arguments["input_ids"] = given
+        else:
+            arguments["inputs_embeds"] = given.detach()
+        if not self.range.is_last:
+            # Nothing reads what runs behind the sink: keep it to one token.
+            arguments["logits_to_keep"] = 1
+        return self._between_slots(given, arguments)
+
+    def _between_slots(self, given: Tensor, arguments: dict[str, Any]) -> Tensor:
+        source, sink = self._slots()
+        try:
+            if source is not None:
+                source.received_BTC = given
+            output = self.model(**arguments)
+            if sink is None:
+                return output.logits  # type: ignore[no-any-return]
+            assert sink.captured_BTC is not None
+            return sink.captured_BTC
+        finally:
+            if source is not None:
+                source.received_BTC = None
+            if sink is not None:
+                sink.captured_BTC = None
+
+    def _slots(self) -> tuple[Source | None, Sink | None]:
+        blocks = self.blocks
+        source = None if self.range.is_first else blocks[self.range.first_layer - 1]
+        sink = None if self.range.is_last else blocks[self.range.end_layer]
+        return source, sink  # type: ignore[return-value]
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All positions of the whole model: own blocks, and slots for the others."""
+        return layer_list(self.model, self.config)[1]
+
+    def new_cache(self) -> DynamicCache:
+        """An empty key-value cache for one generation on this stage."""
+        return DynamicCache(config=self.config)
+
+
+def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype) -> StageModel:
+    """Load one stage: only its own weights, frozen, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: weights are missing, damaged or of another shape, or the model's layout is
+            not one that can be cut.
+    """
+    config = load_config(source)
+    assert num_layers(config) == stage_range.num_layers
+    linear_names: list[str] = []
+    stage_class = _stage_class(config, stage_range, linear_names)
+    with _LOADING, reading(source, "weights"), no_progress_bar():
+        model, report = stage_class.from_pretrained(
+            source.folder_or_hub_id,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **source.hub_arguments,
+        )
+    _check_complete(report, source)
+    model.requires_grad_(False)
+    stage = StageModel(model, stage_range, tuple(linear_names))
+    stage.eval()
+    _probe_passage(stage, source)
+    return stage
+
+
+def enable_gradient_checkpointing(stage: StageModel) -> None:
+    """Recompute each own block in backward instead of keeping what it computed.
+
+    Takes effect in training mode. The non-reentrant kind, since LoRA's inputs on the first stage
+    need no gradient.
+    """
+    stage.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
+
+
+def position_ids(attention_mask_BS: Tensor | None, num_tokens: int) -> Tensor | None:
+    """Positions ``(B, num_tokens)`` of the newest tokens, or None where the default is right.
+
+    With left padding they count real tokens only, as ``generate`` does; without it the model's
+    own default is the same thing and is left alone, so that training equals a plain forward.
+    """
+    if attention_mask_BS is None:
+        return None
+    mask = attention_mask_BS.long()
+    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        return None
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
+    return positions[:, -num_tokens:]
+
+
+def _stage_class(
+    config: PreTrainedConfig, stage_range: StageRange, linear_names: list[str]
+) -> Any:
+    """The vendor's class, emptied in its constructor, so that only what is left is loaded.
+
+    ``linear_names`` is filled while the whole model still stands, without weights.
+    """
+    vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+    def construct(self: Any, config: PreTrainedConfig) -> None:
+        vendor.__init__(self, config)
+        linear_names[:] = _adaptable_linears(self)
+        empty_foreign_slots(self, stage_range)
+
+    members: dict[str, Any] = {
+        "__init__": construct,
+        "__module__": vendor.__module__,
+        # The other stages' tensors are in the files, and no surprise.
+        "_keys_to_ignore_on_load_unexpected": [".*"],
+    }
+    if not stage_range.is_last:
+        # Loading would look for the head that is not here.
+        members["_tied_weights_keys"] = {}
+    return type(vendor.__name__, (vendor,), members)
+
+
+def _adaptable_linears(model: Any) -> list[str]:
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    ]
+
+
+def _check_complete(report: dict[str, Any], source: ModelSource) -> None:
+    for kind in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in report.get(kind) or ())
+        if names:
+            raise InputError(
+                f"the model's weights do not fit its config.json: {len(names)} "
+                f"{kind.replace('_keys', '')}, such as {names[0]}",
+                where=source.model_id,
+                hint="the weight files and config.json must come from the same model",
+                error_id="INPUT-MODEL",
+            )
+
+
+def _probe_passage(stage: StageModel, source: ModelSource) -> None:
+    """With its own blocks off, a middle stage must hand on what it receives, bit for bit.
+
+    Raises:
+        InputError: this transformers release does something between the blocks.
+    """
+    if stage.range.is_first or stage.range.is_last:
+        return
+    blocks = stage.blocks
+    own = range(stage.range.first_layer, stage.range.end_layer)
+    kept = [blocks[index] for index in own]
+    dtype = next(stage.model.parameters()).dtype
+    probe_BTC = torch.linspace(-3, 3, 3 * stage.hidden_size).view(1, 3, -1).to(dtype)
+    try:
+        for index in own:
+            blocks[index] = Skip(index)
+        with torch.no_grad():
+            passed_BTC = stage(hidden_BTC=probe_BTC)
+    finally:
+        for index, block in zip(own, kept, strict=True):
+            blocks[index] = block
+    if not torch.equal(passed_BTC, probe_BTC):
+        raise InputError(
+            "this model changes the hidden state between its blocks and cannot be cut",
+            where=source.model_id,
+            hint="install a transformers release that amaqctl was tested with",
+            error_id="INPUT-MODEL-FAMILY",
+        )
+

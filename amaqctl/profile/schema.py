@@ -1,0 +1,261 @@
+"""What a profile may say: frozen pydantic sections, unknown keys forbidden, nothing coerced.
+
+Strict mode keeps ``true`` from passing as 1 and ``"3"`` from passing as 3; a whole number is
+accepted where a number is asked for. Each constrained type carries the words in which a wrong
+value is answered, so that a union or a bound gives one plain sentence instead of pydantic's
+several.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeGuard
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+SCHEMA_VERSION = 1
+
+NEEDED = "needed"
+"""Error type of a wrong value; its message says what is needed."""
+
+RULE = "rule"
+"""Error type of two keys that do not fit together; its message is the whole sentence."""
+
+
+def _needs(words: str) -> WrapValidator:
+    """Answer every failure of the wrapped type with ``<words> needed``."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError(NEEDED, "{words} needed", {"words": words}) from None
+
+    return WrapValidator(check)
+
+
+def _strictly_rising(cuts: list[int] | str) -> list[int] | str:
+    if isinstance(cuts, list) and any(a >= b for a, b in pairwise(cuts)):
+        raise ValueError("not strictly rising")
+    return cuts
+
+
+Version = Annotated[
+    int,
+    Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION, json_schema_extra={"const": SCHEMA_VERSION}),
+    _needs(f"schema version {SCHEMA_VERSION}"),
+]
+Text = Annotated[str, Field(min_length=1), _needs("text")]
+OptionalText = Annotated[str | None, _needs("text or null")]
+Flag = Annotated[bool, _needs("true or false")]
+Count = Annotated[int, Field(ge=1), _needs("whole number >= 1")]
+Seed = Annotated[int, Field(ge=0, lt=2**32), _needs("whole number from 0 to 4294967295")]
+Positive = Annotated[float, Field(gt=0), _needs("number > 0")]
+NotNegative = Annotated[float, Field(ge=0), _needs("number >= 0")]
+Share = Annotated[float, Field(ge=0, lt=1), _needs("number >= 0 and below 1")]
+GradientNorm = Annotated[
+    Annotated[float, Field(gt=0)] | None, _needs("number > 0, or null to switch clipping off,")
+]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], _needs("float32, bfloat16 or float16")]
+Cuts = Annotated[
+    Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | Literal["all"],
+    AfterValidator(_strictly_rising),
+    _needs("all, or a list of strictly rising whole numbers >= 1 such as [4, 8],"),
+]
+TargetModules = Annotated[
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    | Literal["all-linear"],
+    _needs("all-linear, or a list of module names such as [q_proj, v_proj],"),
+]
+
+
+class Section(BaseModel):
+    """A mapping of a profile: frozen, strict, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginChoice(Section):
+    """A registered part by name. Its owner validates the options, not this schema."""
+
+    name: Text = Field(description="Entry-point name, as listed by `amaqctl plugins`.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the named part, checked by that part."
+    )
+
+
+class ModelSection(Section):
+    """The base model and how it is loaded."""
+
+    id: Text = Field(
+        default="smollm2-135m",
+        description="Hub id, local folder, or a built-in name (smollm2-135m, tiny).",
+    )
+    revision: OptionalText = Field(
+        default=None, description="Hub branch, tag or commit; null is the default branch."
+    )
+    dtype: Dtype = Field(default="float32", description="Floating-point type of the base weights.")
+    local_files_only: Flag = Field(default=False, description="True never touches the network.")
+
+
+class SplitSection(Section):
+    """Where the model is cut."""
+
+    cuts: Cuts = Field(
+        default_factory=lambda: [5],
+        description="Cuts as numbers of blocks in front of the cut, strictly rising; "
+        "or all, for a cut at every block boundary.",
+    )
+
+
+class LoraSection(Section):
+    """The low-rank adapter that is trained."""
+
+    r: Count = Field(default=8, description="Rank of the update matrices.")
+    alpha: Count = Field(default=16, description="The update is scaled by alpha / r.")
+    dropout: Share = Field(default=0.0, description="Drop probability of adapter inputs, 0 to 1.")
+    target_modules: TargetModules = Field(
+        default_factory=lambda: ["q_proj", "v_proj"],
+        description="Names of the linear layers that get an adapter; or all-linear.",
+    )
+
+
+class QuantizersSection(Section):
+    """What the two channels of every link send."""
+
+    activation: PluginChoice = Field(
+        default_factory=lambda: PluginChoice(
+            name="amaq", options={"start_bits": 8, "target_bits": 4}
+        ),
+        description="Quantizer of hidden states, sent forward.",
+    )
+    gradient: PluginChoice = Field(
+        default_factory=lambda: PluginChoice(name="group", options={"bits": 6, "group_size": 64}),
+        description="Quantizer of their gradients, sent back.",
+    )
+
+
+class OptimizerSection(Section):
+    """AdamW and its learning rates."""
+
+    lr: Positive = Field(default=2e-4, description="Adapter learning rate, per optimizer step.")
+    quantizer_lr: NotNegative = Field(
+        default=1e-1,
+        description="Learning rate of quantizer parameters, per optimizer step.",
+    )
+    weight_decay: NotNegative = Field(
+        default=0.0, description="Decoupled weight decay of the adapter, as a factor of lr."
+    )
+
+
+class TrainSection(Section):
+    """Length and shape of the training run."""
+
+    max_steps: Count = Field(default=200, description="Optimizer steps of the whole run.")
+    batch_size: Count = Field(default=4, description="Examples per optimizer step.")
+    micro_batches: Count = Field(
+        default=1, description="Equal parts into which a batch is divided; must divide batch_size."
+    )
+    max_length: Count = Field(default=128, description="Longest example, in tokens.")
+    max_grad_norm: GradientNorm = Field(
+        default=1.0,
+        description="Largest L2 norm of a party's gradient; null is no clipping.",
+    )
+    seed: Seed = Field(default=17, description="Seed of weights, data order and quantizer noise.")
+    deterministic: Flag = Field(default=True, description="Allow only deterministic algorithms.")
+    gradient_checkpointing: Flag = Field(
+        default=False,
+        description="Recompute activations in the backward pass to save memory.",
+    )
+
+    @field_validator("micro_batches")
+    @classmethod
+    def _divides_batch(cls, micro_batches: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size")  # absent when it is wrong itself
+        if batch_size is not None and batch_size % micro_batches:
+            raise PydanticCustomError(
+                RULE,
+                "must divide train.batch_size {batch_size}, got {micro_batches}",
+                {"batch_size": batch_size, "micro_batches": micro_batches},
+            )
+        return micro_batches
+
+
+class EvalSection(Section):
+    """Evaluation during training."""
+
+    every: Count = Field(default=50, description="Optimizer steps between two evaluations.")
+    max_examples: Count = Field(default=64, description="Most validation examples per evaluation.")
+
+
+class CheckpointSection(Section):
+    """Saving during training."""
+
+    every: Count = Field(default=50, description="Optimizer steps between two checkpoints.")
+    keep_last: Count = Field(default=2, description="Number of newest checkpoints that are kept.")
+
+
+class OutputSection(Section):
+    """Where run folders go."""
+
+    root: Text = Field(default="runs", description="Folder in which run folders are made.")
+
+
+class Profile(Section):
+    """One run, whole: what `amaqctl train` does and nothing that it does not."""
+
+    amaqctl: Version = Field(description="Version of this schema.")
+    description: OptionalText = Field(default=None, description="What the profile is for.")
+    model: ModelSection = Field(default_factory=ModelSection, description="The base model.")
+    split: SplitSection = Field(default_factory=SplitSection, description="Where the model is cut.")
+    lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
+    quantizers: QuantizersSection = Field(
+        default_factory=QuantizersSection, description="What crosses the cuts."
+    )
+    task: PluginChoice = Field(description="Data, prompt and score.")
+    optimizer: OptimizerSection = Field(
+        default_factory=OptimizerSection, description="The optimizer."
+    )
+    train: TrainSection = Field(default_factory=TrainSection, description="The training run.")
+    eval: EvalSection = Field(
+        default_factory=EvalSection, description="Evaluation during training."
+    )
+    checkpoint: CheckpointSection = Field(
+        default_factory=CheckpointSection, description="Saving during training."
+    )
+    transport: PluginChoice = Field(
+        default_factory=lambda: PluginChoice(name="loopback"),
+        description="What carries the bytes.",
+    )
+    output: OutputSection = Field(default_factory=OutputSection, description="Where runs go.")
+
+
+def profile_schema() -> dict[str, Any]:
+    """The JSON Schema of a profile, for editors and other programs."""
+    return Profile.model_json_schema()
+
+
+def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The section that ``path`` names, or None where it names a value or nothing."""
+    section: type[Section] = Profile
+    for part in path:
+        field = section.model_fields.get(part) if isinstance(part, str) else None
+        if field is None or not _is_section(field.annotation):
+            return None
+        section = field.annotation
+    return section
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

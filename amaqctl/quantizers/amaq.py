@@ -1,0 +1,273 @@
+"""`amaq`: adaptive mixed-bit activation quantization (arXiv 2510.05468).
+
+The paper: each channel (or position) c has a trainable gate q_c and the width
+
+    b_c = min + (max - min) · σ(α · q_c)           rounded, straight-through
+    loss = task loss + β · mean_c σ(α · q_c)²       (`Bits_Loss`)
+
+so that widths fall gradually while important channels keep more. Gates have their own learning
+rate. `mode: paper` does just this.
+
+Follows from it: with the grid of `amaqctl.bits.grid`, s = r / n, n = 2^(b-1) - 1, and the
+straight-through estimator on both roundings, an unclipped value has
+
+    ∂x̂/∂b = ln 2 · 2^(b-1) / n · (x - x̂)           (ln 2 · (x - x̂) below two bits)
+
+The sender knows x and x̂ and receives ∂L/∂x̂, so gates learn there and nothing is added to the
+wire.
+
+Ours (each an option; `mode: budget`, the default):
+- budget: one shift λ of all gates, b_c = min + (max - min)·σ(α·q_c + λ), solved at each step so
+  that the mean width is the budget exactly; the gates decide only who gets what;
+- start: gates set by reverse water-filling from the first steps' gradients;
+- centre: the channel mean is subtracted before the grid (and is all that a 0-bit channel sends);
+- scale for each channel, token, or channel x token; a clip at k times the mean magnitude.
+
+Legend: B batch, T tokens, C channels, K columns (channels or positions).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amaqctl.bits import BitAllocation
+from amaqctl.errors import QuantizationError
+from amaqctl.quantizer import (
+    QuantizedTensor,
+    Quantizer,
+    QuantizerConfig,
+    ScaleDtype,
+    Site,
+    TensorContext,
+)
+from amaqctl.quantizers import bit_budget
+from amaqctl.quantizers.mixed_grid import MixedGrid
+
+_PAPER = {"start": "flat", "center": False, "min_bits": 3, "beta": 1.0, "target_bits": None}
+
+
+class AmaqQuantizer(Quantizer):
+    """A learned bit-width for each channel or position."""
+
+    class Config(QuantizerConfig):
+        """Options of `amaq`. `mode: paper` changes the defaults of those it names."""
+
+        mode: Literal["budget", "paper"] = Field(
+            "budget",
+            description="budget: meet target_bits exactly; paper: as published, driven by beta",
+        )
+        axis: Literal["channel", "position"] = Field("channel", description="what has a gate")
+        min_bits: int = Field(
+            0,
+            ge=0,
+            le=7,
+            description="smallest width; 3 in paper mode, 2 where positions or tokens are scaled",
+        )
+        max_bits: int = Field(8, ge=1, le=8, description="largest width")
+        alpha: float = Field(1.0, gt=0, description="α, steepness of the gates")
+        initial_share: float = Field(
+            0.9, gt=0, lt=1, description="σ(α·q) of every gate before anything is learned"
+        )
+        beta: float = Field(0.0, ge=0, description="β, weight of Bits_Loss; 1.0 in paper mode")
+        target_bits: float | None = Field(
+            4.0, ge=0, le=8, description="mean width at the end; null in paper mode"
+        )
+        start_bits: float = Field(8.0, ge=0, le=8, description="mean width at the start")
+        fall: float = Field(
+            0.0, ge=0, le=1, description="share of the run over which the mean falls, linearly"
+        )
+        start: Literal["water-filling", "flat"] = Field(
+            "water-filling", description="gates from the first gradients, or all equal"
+        )
+        calibration_steps: int = Field(
+            2, ge=1, description="steps at start_bits that water-filling looks at"
+        )
+        center: bool = Field(True, description="subtract the channel mean before the grid")
+        scale: Literal["channel", "token", "channel-token"] = Field(
+            "channel", description="what shares one scale"
+        )
+        clip: float | None = Field(
+            None, gt=0, description="clip a channel at this many times its mean magnitude"
+        )
+        scale_dtype: ScaleDtype = Field(
+            "bfloat16", description="dtype in which ranges and means are sent"
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _dependent_defaults(cls, data: Any) -> Any:
+            if not isinstance(data, dict):
+                return data
+            defaults = dict(_PAPER) if data.get("mode") == "paper" else {}
+            if data.get("axis") == "position" or data.get("scale", "channel") != "channel":
+                defaults.setdefault("min_bits", 2)
+            return {**defaults, **data}
+
+        @model_validator(mode="after")
+        def _consistent(self) -> AmaqQuantizer.Config:
+            if self.min_bits >= self.max_bits:
+                raise ValueError("min_bits must be below max_bits")
+            if self.mode == "paper" and self.target_bits is not None:
+                raise ValueError("target_bits belongs to mode: budget; paper mode has beta")
+            if self.mode == "budget" and (self.target_bits is None or self.beta):
+                raise ValueError("mode: budget needs target_bits and no beta")
+            if self.mode == "paper" and self.start != "flat":
+                raise ValueError("start: water-filling belongs to mode: budget")
+            if self.min_bits < 2 and (self.scale != "channel" or self.axis == "position"):
+                raise ValueError("widths of 0 and 1 need axis: channel and scale: channel")
+            for name in ("target_bits", "start_bits"):
+                bits = getattr(self, name)
+                if bits is not None and not self.min_bits <= bits <= self.max_bits:
+                    raise ValueError(f"{name} must lie between min_bits and max_bits")
+            return self
+
+    gates_K: nn.Parameter
+    gradient_energy_K: Tensor
+    range_energy_K: Tensor
+    num_observed: Tensor
+    is_calibrated: Tensor
+
+    def __init__(self, config: AmaqQuantizer.Config, site: Site) -> None:
+        super().__init__(config, site)
+        num_columns = site.num_channels if config.axis == "channel" else site.max_positions
+        initial = math.log(config.initial_share / (1 - config.initial_share)) / config.alpha
+        self.gates_K = nn.Parameter(torch.full((num_columns,), initial))
+        self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
+        self.register_buffer("range_energy_K", torch.zeros(num_columns))
+        self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("is_calibrated", torch.tensor(config.start == "flat"))
+        self._grid = MixedGrid(
+            axis=config.axis,
+            scale=config.scale,
+            center=config.center,
+            clip=config.clip,
+            scale_dtype=config.scale_dtype,
+        )
+        self._widths: tuple[tuple[int, int], Tensor] | None = None
+        self._residual_BTC: Tensor | None = None
+
+    def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
+        """Codes in mixed widths, with a range (and mean) for each channel or token.
+
+        Raises:
+            QuantizationError: more positions than there are position gates.
+        """
+        self._calibrate_when_due(context)
+        columns = self._columns(x, context)
+        allocation = BitAllocation(self._widths_at(context)[columns], self.config.axis)
+        quantized, value_range_K, unclipped = self._grid.encode(x, allocation)
+        if context.training:
+            decoded = self._grid.decode(quantized)
+            residual = x.to(torch.float32) - decoded.to(torch.float32)
+            self._residual_BTC = residual if unclipped is None else residual * unclipped
+            if not self.is_calibrated:
+                self.range_energy_K[columns] += value_range_K.square()
+        return quantized
+
+    def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
+        """x̂ = code · s (+ channel mean); widths come from the message."""
+        return self._grid.decode(quantized)
+
+    def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
+        """x, with the derivative of x̂ by the widths, hence by the gates, attached."""
+        if not context.training:
+            return x
+        residual_BTC, self._residual_BTC = self._residual_BTC, None
+        assert residual_BTC is not None, "surrogate without quantize"
+        columns = self._columns(x, context)
+        if not self.is_calibrated:
+            watched = x.view_as(x)
+            if watched.requires_grad:
+                watched.register_hook(lambda grad: self._observe(grad, columns))
+            return watched
+        bits_K = self._fractional_bits(context)[columns].to(x.device)
+        width_K = self._widths_at(context)[columns].to(x.device, torch.float32)
+        top_K = 2.0 ** (width_K - 1)
+        slope_K = math.log(2) * torch.where(width_K >= 2, top_K / (top_K - 1), 1.0)
+        lift_K = (bits_K - bits_K.detach()) * slope_K  # value zero, derivative that of the widths
+        lift = lift_K if self.config.axis == "channel" else lift_K.unsqueeze(-1)
+        return x + (lift * residual_BTC).to(x.dtype)
+
+    def penalty(self, context: TensorContext) -> Tensor | None:
+        """β · mean σ(α·q)², in paper mode only."""
+        if not self.config.beta:
+            return None
+        return self.config.beta * torch.sigmoid(self.config.alpha * self.gates_K).square().mean()
+
+    def allocation(self) -> BitAllocation | None:
+        """The widths last used for sending."""
+        return BitAllocation(self._widths[1], self.config.axis) if self._widths else None
+
+    def _columns(self, x: Tensor, context: TensorContext) -> slice:
+        if self.config.axis == "channel":
+            return slice(None)
+        first, num_positions = context.first_position, x.shape[-2]
+        if first + num_positions > self.site.max_positions:
+            raise QuantizationError(
+                f"{first + num_positions} positions, but gates for {self.site.max_positions}",
+                hint="raise train.max_length",
+            )
+        return slice(first, first + num_positions)
+
+    def _widths_at(self, context: TensorContext) -> Tensor:
+        """Integer widths (K,), the same for all micro-batches of a step."""
+        key = (context.step, self.gates_K._version)
+        if self._widths is None or self._widths[0] != key:
+            bits_K = self._fractional_bits(context)
+            if self.config.mode == "paper":
+                widths_K = bits_K.detach().cpu().round().to(torch.uint8)
+            else:
+                widths_K = bit_budget.round_to_mean(
+                    bits_K, self.config.min_bits, self.config.max_bits, self._budget(context)
+                )
+            self._widths = (key, widths_K)
+        return self._widths[1]
+
+    def _fractional_bits(self, context: TensorContext) -> Tensor:
+        """b (K,), differentiable by the gates, through the shift as well."""
+        low, high = self.config.min_bits, self.config.max_bits
+        logits_K = self.config.alpha * self.gates_K
+        if self.config.mode == "budget":
+            shift = bit_budget.shift_to_mean(logits_K, low, high, self._budget(context))
+            shares_K = torch.sigmoid(logits_K + shift).detach()
+            weight_K = shares_K * (1 - shares_K)
+            # The shift moves so that the mean stays: dλ/dz = -w / Σw (implicit function theorem).
+            moved = (weight_K * (logits_K - logits_K.detach())).sum()
+            logits_K = logits_K + (shift - moved / weight_K.sum().clamp(min=1e-12))
+        return low + (high - low) * torch.sigmoid(logits_K)
+
+    def _budget(self, context: TensorContext) -> float:
+        """Mean width in bits at this step."""
+        start, target = self.config.start_bits, self.config.target_bits
+        if not self.is_calibrated:
+            return start
+        first = self.config.calibration_steps if self.config.start == "water-filling" else 0
+        falling_steps = self.config.fall * context.total_steps
+        done = (context.step - first) / falling_steps if falling_steps else 1.0
+        return start + (target - start) * min(max(done, 0.0), 1.0)
+
+    def _observe(self, gradient: Tensor, columns: slice) -> None:
+        dims = (-1,) if self.config.axis == "position" else ()
+        energy = gradient.detach().to(torch.float32).square()
+        energy = energy.mean(dims) if dims else energy
+        self.gradient_energy_K[columns] += energy.reshape(-1, energy.shape[-1]).mean(0)
+        self.num_observed += 1
+
+    def _calibrate_when_due(self, context: TensorContext) -> None:
+        """Set the gates by water-filling once enough steps have been looked at."""
+        due = context.training and context.step >= self.config.calibration_steps
+        if bool(self.is_calibrated) or not due or not bool(self.num_observed):
+            return
+        low, high = float(self.config.min_bits), float(self.config.max_bits)
+        bits_K = bit_budget.water_filling(
+            self.gradient_energy_K * self.range_energy_K, low, high, self.config.target_bits
+        )
+        shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # keep a slope at the ends
+        with torch.no_grad():
+            self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)
+        self.is_calibrated.fill_(True)

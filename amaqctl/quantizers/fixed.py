@@ -1,0 +1,98 @@
+"""`fixed`: one width for all values; the papers' "QAT" baseline (AMAQ, arXiv 2510.05468).
+
+    s = r / n,   code = clamp(round(x / s), -n, n),   x̂ = code · s,   n = 2^(bits-1) - 1
+
+The range r is max|x| over the tensor, over each token or over each channel (mean|x| at one bit,
+where only the sign is sent). Which of the three the papers use is not known; all are options.
+`bits: received` gives a gradient the widths of the activation message just received on its link.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
+from amaqctl.errors import QuantizationError
+from amaqctl.quantizer import (
+    QuantizedTensor,
+    Quantizer,
+    QuantizerConfig,
+    ScaleDtype,
+    TensorContext,
+    rounding_noise,
+    rows_of,
+    side_values,
+)
+
+_REDUCED_DIMS = {"tensor": (0, 1), "token": (1,), "channel": (0,)}
+
+
+class FixedQuantizer(Quantizer):
+    """Uniform quantization at one width."""
+
+    class Config(QuantizerConfig):
+        """Options of `fixed`."""
+
+        bits: int | Literal["received"] = Field(
+            4,
+            union_mode="left_to_right",
+            description="bit-width, 1 to 8; or 'received' (gradients only): the widths of the "
+            "activation message just received on the link",
+        )
+        scale: Literal["tensor", "token", "channel"] = Field(
+            "channel", description="what shares one scale"
+        )
+        rounding: Rounding = Field("nearest", description="nearest or stochastic")
+        scale_dtype: ScaleDtype = Field("bfloat16", description="dtype in which ranges are sent")
+
+        def model_post_init(self, _: object) -> None:
+            """Refuse widths outside 1 to 8."""
+            if self.bits != "received" and not 1 <= self.bits <= 8:
+                raise ValueError("bits must be 1 to 8, or 'received'")
+
+    def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
+        """Codes (R, C) in one width and ranges for each tensor, token or channel."""
+        values_RC = rows_of(x)
+        allocation = self._allocation_for(values_RC.shape[1], context)
+        value_range = side_values(self._range(values_RC, allocation), self.config.scale_dtype)
+        codes = encode(
+            values_RC,
+            step_size(value_range.float(), allocation),
+            allocation,
+            noise=rounding_noise(self.config.rounding, values_RC, self.site, context),
+        )
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, {"range": value_range})
+
+    def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
+        """x̂ = code · s."""
+        assert quantized.codes is not None
+        scale = step_size(quantized.side["range"].float(), quantized.codes.allocation)
+        return decode(quantized.codes, scale).to(quantized.dtype).reshape(quantized.shape)
+
+    def _allocation_for(self, num_channels: int, context: TensorContext) -> BitAllocation:
+        if self.config.bits != "received":
+            return BitAllocation.uniform(self.config.bits, num_channels)
+        if context.allocation is None or context.allocation.axis == "position":
+            raise QuantizationError(
+                "there are no received channel widths to reuse",
+                where=f"link {context.link} {context.role}",
+                hint="bits: received is for gradients of a link whose activations have a width "
+                "for each channel",
+            )
+        widths_C = context.allocation.widths_C
+        if widths_C.numel() != num_channels:  # `none` in float32 has two columns a channel
+            widths_C = torch.full((num_channels,), 8, dtype=torch.uint8)
+        return BitAllocation(widths_C.clamp(max=8), "channel")
+
+    def _range(self, values_RC: Tensor, allocation: BitAllocation) -> Tensor:
+        dims = _REDUCED_DIMS[self.config.scale]
+        if values_RC.numel() == 0:
+            return values_RC.new_zeros([1 if d in dims else n for d, n in enumerate(values_RC.shape)])
+        magnitude_RC = values_RC.abs()
+        if allocation.uniform_width == 1:
+            return magnitude_RC.mean(dims, keepdim=True)
+        return magnitude_RC.amax(dims, keepdim=True)

@@ -1,0 +1,114 @@
+"""`group`: one width, one scale for each group of neighbouring channels of a token.
+
+The papers' "QAT-Group" baseline (AMAQ, arXiv 2510.05468, compares with it; its group size is not
+known, 64 is our choice).
+
+    s = r / n,   code = clamp(round(x / s), -n, n),   x̂ = code · s,   n = 2^(bits-1) - 1
+
+with r = max|x| over the group (mean|x| at one bit). With `zero_point` the grid is asymmetric,
+widened to hold zero so that zero stays exact:
+
+    s = (max(x, 0) - min(x, 0)) / (2^bits - 1),   z = round(-min(x, 0) / s) - 2^(bits-1)
+    code = clamp(round(x / s) + z, …),   x̂ = (code - z) · s
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
+from amaqctl.quantizer import (
+    QuantizedTensor,
+    Quantizer,
+    QuantizerConfig,
+    ScaleDtype,
+    TensorContext,
+    rounding_noise,
+    rows_of,
+    side_values,
+)
+
+
+class GroupQuantizer(Quantizer):
+    """Uniform quantization with a scale a token and channel group."""
+
+    class Config(QuantizerConfig):
+        """Options of `group`."""
+
+        bits: int = Field(4, ge=1, le=8, description="bit-width")
+        group_size: int = Field(64, ge=1, description="neighbouring channels that share a scale")
+        zero_point: bool = Field(
+            False, description="asymmetric grid with one zero point a group (2 bits or more)"
+        )
+        rounding: Rounding = Field("nearest", description="nearest or stochastic")
+        scale_dtype: ScaleDtype = Field("bfloat16", description="dtype in which ranges are sent")
+
+        def model_post_init(self, _: object) -> None:
+            """A sign alone has no zero point."""
+            if self.zero_point and self.bits == 1:
+                raise ValueError("zero_point needs bits of 2 or more")
+
+    def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
+        """Codes (R, C), ranges (R, G), and zero points (R, G) where they are asked for."""
+        values_RC = rows_of(x)
+        num_channels = values_RC.shape[1]
+        allocation = BitAllocation.uniform(self.config.bits, num_channels)
+        low_RG, high_RG = self._group_bounds(values_RC)
+        range_RG = side_values(high_RG - low_RG, self.config.scale_dtype)
+        side = {"range": range_RG}
+        if self.config.zero_point:
+            steps_RG = -low_RG / self._scale_RG(range_RG).clamp(min=torch.finfo(torch.float32).tiny)
+            half = 2 ** (self.config.bits - 1)
+            side["zero_point"] = (steps_RG.round() - half).clamp(-half, half - 1).to(torch.int8)
+        codes = encode(
+            values_RC,
+            self._to_channels(self._scale_RG(range_RG), num_channels),
+            allocation,
+            zero_point=self._zero_point(side, num_channels),
+            noise=rounding_noise(self.config.rounding, values_RC, self.site, context),
+        )
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, side)
+
+    def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
+        """x̂ = (code - z) · s."""
+        assert quantized.codes is not None
+        num_channels = quantized.codes.allocation.num_columns
+        values_RC = decode(
+            quantized.codes,
+            self._to_channels(self._scale_RG(quantized.side["range"]), num_channels),
+            zero_point=self._zero_point(quantized.side, num_channels),
+        )
+        return values_RC.to(quantized.dtype).reshape(quantized.shape)
+
+    def _group_bounds(self, values_RC: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound (R, G) of each group; the lower one is 0 on the symmetric grid."""
+        num_rows, num_channels = values_RC.shape
+        size = self.config.group_size
+        num_groups = -(-num_channels // size)
+        missing = num_groups * size - num_channels
+        grouped = functional.pad(values_RC, (0, missing)).reshape(num_rows, num_groups, size)
+        if self.config.zero_point:
+            return grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+        if self.config.bits == 1:
+            counts_G = torch.full((num_groups,), float(size), device=values_RC.device)
+            counts_G[-1] -= missing
+            return torch.zeros_like(grouped[..., 0]), grouped.abs().sum(-1) / counts_G
+        return torch.zeros_like(grouped[..., 0]), grouped.abs().amax(-1)
+
+    def _scale_RG(self, range_RG: Tensor) -> Tensor:
+        if self.config.zero_point:
+            return range_RG.float() / float(2**self.config.bits - 1)
+        return step_size(range_RG.float(), BitAllocation.uniform(self.config.bits, 1))
+
+    def _zero_point(self, side: Mapping[str, Tensor], num_channels: int) -> Tensor | None:
+        if not self.config.zero_point:
+            return None
+        return self._to_channels(side["zero_point"].float(), num_channels)
+
+    def _to_channels(self, per_group_RG: Tensor, num_channels: int) -> Tensor:
+        return per_group_RG.repeat_interleave(self.config.group_size, dim=1)[:, :num_channels]

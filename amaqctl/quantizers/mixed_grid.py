@@ -1,0 +1,174 @@
+"""The mixed-width grid of `amaq`: centre, range, clip, and the layout of columns (ours).
+
+A column is a channel, or a position of the sequence. Each direction is one pure function of a
+tensor and its widths, so the receiver needs nothing but the message.
+
+Legend: B batch, T tokens, C channels; the packed matrix has R rows and K columns: (B·T, C) for
+the channel axis, (B·C, T) for the position axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation, decode, encode, step_size
+from amaqctl.quantizer import QuantizedTensor, ScaleDtype, side_values
+
+
+@dataclass(frozen=True)
+class MixedGrid:
+    """How values are centred and scaled before they are rounded to mixed widths.
+
+    Args:
+        axis: what a column is.
+        scale: what shares one range: a channel, a token, or their product.
+        center: subtract the mean of each channel (over real tokens; a token of exact zeros is
+            padding).
+        clip: limit a range to this many times the mean magnitude; None for no clip.
+        scale_dtype: in which ranges and means travel.
+    """
+
+    axis: Literal["channel", "position"]
+    scale: Literal["channel", "token", "channel-token"]
+    center: bool
+    clip: float | None
+    scale_dtype: ScaleDtype
+
+    def encode(
+        self, x: Tensor, allocation: BitAllocation
+    ) -> tuple[QuantizedTensor, Tensor, Tensor | None]:
+        """Quantize ``x`` (…, T, C) in the given widths.
+
+        Returns:
+            The quantized tensor; the largest range of each column (K,), float32; and where values
+            were not clipped, 1.0 or 0.0 in the shape of x (None without a clip).
+        """
+        values_BTC = _as_BTC(x)
+        side: dict[str, Tensor] = {}
+        is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
+        mean_C = self._mean(values_BTC, is_token_BT1, allocation)
+        if mean_C is not None:
+            side["mean"] = mean_C
+            values_BTC = (values_BTC - self._spread_mean(mean_C, allocation)) * is_token_BT1
+        side.update(self._ranges(values_BTC, allocation))
+        range_RK = self._range_matrix(side, allocation, values_BTC.shape)
+        matrix_RK = self._to_matrix(values_BTC)
+        codes = encode(matrix_RK, step_size(range_RK, allocation), allocation)
+        unclipped = None
+        if self.clip is not None:
+            unclipped = self._from_matrix((matrix_RK.abs() <= range_RK).float(), values_BTC.shape)
+            unclipped = unclipped.reshape(x.shape)
+        peak_K = range_RK.expand(-1, allocation.num_columns).amax(0) if len(range_RK) else None
+        if peak_K is None:
+            peak_K = torch.zeros(allocation.num_columns)
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, side), peak_K, unclipped
+
+    def decode(self, quantized: QuantizedTensor) -> Tensor:
+        """x̂ in the shape and dtype of the tensor that was quantized."""
+        assert quantized.codes is not None
+        allocation = quantized.codes.allocation
+        shape_BTC = _shape_BTC(quantized.shape)
+        range_RK = self._range_matrix(quantized.side, allocation, shape_BTC)
+        matrix_RK = decode(quantized.codes, step_size(range_RK, allocation))
+        values_BTC = self._from_matrix(matrix_RK, shape_BTC)
+        if "mean" in quantized.side:
+            values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
+        return values_BTC.to(quantized.dtype).reshape(quantized.shape)
+
+    def _mean(self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation) -> Tensor | None:
+        """Means of the channels that need one: all when centring, else those of width 0."""
+        if self.center or (self.axis == "channel" and bool((allocation.widths_C == 0).any())):
+            count = is_token.sum().clamp(min=1)
+            mean_C = x_BTC.sum((0, 1)) / count
+            if not self.center:
+                mean_C = mean_C[(allocation.widths_C == 0).to(mean_C.device)]
+            return side_values(mean_C, self.scale_dtype)
+        return None
+
+    def _spread_mean(self, mean: Tensor, allocation: BitAllocation) -> Tensor:
+        """Means as they are subtracted and added: (C,), zero for channels that have none."""
+        if self.center:
+            return mean.to(torch.float32)
+        mean_C = torch.zeros(allocation.num_columns, device=mean.device)
+        mean_C[(allocation.widths_C == 0).to(mean.device)] = mean.to(torch.float32)
+        return mean_C
+
+    def _ranges(self, values_BTC: Tensor, allocation: BitAllocation) -> dict[str, Tensor]:
+        magnitude_BTC = values_BTC.abs()
+        if self.scale == "token":
+            return {"token_range": self._sent(_amax(magnitude_BTC, -1))}
+        peak_C = self._clipped(magnitude_BTC)
+        if self.axis == "channel":
+            widths_C = allocation.widths_C.to(peak_C.device)
+            mean_C = magnitude_BTC.sum((0, 1)) / max(1, magnitude_BTC[..., 0].numel())
+            peak_C = torch.where(widths_C == 1, mean_C, peak_C)[widths_C > 0]
+        range_C = self._sent(peak_C)
+        if self.scale == "channel":
+            return {"range": range_C}
+        full_C = self._all_channels(range_C, allocation)
+        share_BT = _amax(magnitude_BTC / full_C.clamp(min=torch.finfo(torch.float32).tiny), -1)
+        return {"range": range_C, "token_share": self._sent(share_BT)}
+
+    def _clipped(self, magnitude_BTC: Tensor) -> Tensor:
+        peak_C = _amax(magnitude_BTC.reshape(-1, magnitude_BTC.shape[-1]), 0)
+        if self.clip is None:
+            return peak_C
+        mean_C = magnitude_BTC.sum((0, 1)) / max(1, magnitude_BTC[..., 0].numel())
+        return torch.minimum(peak_C, self.clip * mean_C)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return side_values(values, self.scale_dtype)
+
+    def _all_channels(self, range_: Tensor, allocation: BitAllocation) -> Tensor:
+        """Ranges (C,) float32; a channel of width 0 sends none and has 0."""
+        if self.axis == "position":
+            return range_.to(torch.float32)
+        is_sent_C = (allocation.widths_C > 0).to(range_.device)
+        full_C = torch.zeros(allocation.num_columns, device=range_.device)
+        full_C[is_sent_C] = range_.to(torch.float32)
+        return full_C
+
+    def _range_matrix(
+        self, side: Mapping[str, Tensor], allocation: BitAllocation, shape_BTC: tuple[int, ...] | torch.Size
+    ) -> Tensor:
+        """Ranges in a shape that broadcasts to the packed matrix (R, K)."""
+        if self.scale == "token":
+            range_BTC = side["token_range"].to(torch.float32).unsqueeze(-1)
+        else:
+            range_BTC = self._all_channels(side["range"], allocation).reshape(1, 1, -1)
+            if self.scale == "channel-token":
+                range_BTC = range_BTC * side["token_share"].to(torch.float32).unsqueeze(-1)
+        if self.axis == "channel":
+            return range_BTC.reshape(-1, range_BTC.shape[-1])
+        return self._to_matrix(range_BTC.expand(shape_BTC))
+
+    def _to_matrix(self, values_BTC: Tensor) -> Tensor:
+        if self.axis == "channel":
+            return values_BTC.reshape(-1, values_BTC.shape[-1])
+        return values_BTC.transpose(1, 2).reshape(-1, values_BTC.shape[1])
+
+    def _from_matrix(self, matrix_RK: Tensor, shape_BTC: tuple[int, ...] | torch.Size) -> Tensor:
+        if self.axis == "channel":
+            return matrix_RK.reshape(shape_BTC)
+        num_batch, num_tokens, num_channels = shape_BTC
+        return matrix_RK.reshape(num_batch, num_channels, num_tokens).transpose(1, 2)
+
+
+def _shape_BTC(shape: tuple[int, ...] | torch.Size) -> tuple[int, int, int]:
+    """Any leading shape as (B, T, C): one batch row when there is no batch dimension."""
+    channels, tokens = shape[-1], shape[-2] if len(shape) > 1 else 1
+    return (torch.Size(shape[:-2]).numel(), tokens, channels)
+
+
+def _as_BTC(x: Tensor) -> Tensor:
+    return x.to(torch.float32).reshape(_shape_BTC(x.shape))
+
+
+def _amax(values: Tensor, dim: int) -> Tensor:
+    """Largest magnitude along a dimension; 0 where there is nothing."""
+    return values.amax(dim) if values.numel() else values.sum(dim)

@@ -1,0 +1,115 @@
+"""Named parts from entry points: listed without importing, loaded on use.
+
+Quantizers, tasks and transports are all found here, built-in ones exactly like a stranger's.
+The entry-point name is the name in profiles, messages and reports. This module never imports
+torch, and listing never imports a plugin, so a broken one is still listed with its
+distribution and version.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, distributions
+from typing import Any
+
+from amaqctl.errors import PluginError
+
+QUANTIZERS = "amaqctl.quantizers"
+TASKS = "amaqctl.tasks"
+TRANSPORTS = "amaqctl.transports"
+
+BUILT_IN_DISTRIBUTION = "amaqctl"
+
+_KINDS = {QUANTIZERS: "quantizer", TASKS: "task", TRANSPORTS: "transport"}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One entry point: a name, what it points to, and the distribution that offers it."""
+
+    group: str
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    @property
+    def built_in(self) -> bool:
+        """Whether amaqctl itself ships it."""
+        return self.distribution == BUILT_IN_DISTRIBUTION
+
+    def __str__(self) -> str:
+        return f"{self.name} from {self.distribution} {self.version}"
+
+
+@cache
+def _all_offers() -> tuple[Offer, ...]:
+    found: dict[tuple[str, str, str], Offer] = {}
+    for distribution in distributions():
+        for point in distribution.entry_points:
+            if point.group in _KINDS:
+                name = distribution.metadata["Name"]
+                offer = Offer(point.group, point.name, point.value, name, distribution.version)
+                # The first copy on the path is the one an import would take.
+                found.setdefault((point.group, point.name, name.lower()), offer)
+    return tuple(sorted(found.values(), key=lambda o: (o.group, o.name, o.distribution)))
+
+
+def offers(group: str) -> list[Offer]:
+    """All parts offered in ``group``, sorted by name, third parties included.
+
+    ``AMAQCTL_NO_PLUGINS=1`` leaves only the built-in ones, to tell whether a plugin is at fault.
+    """
+    only_built_in = os.environ.get("AMAQCTL_NO_PLUGINS", "") not in ("", "0")
+    return [o for o in _all_offers() if o.group == group and (o.built_in or not only_built_in)]
+
+
+def find(group: str, name: str) -> Offer:
+    """The one offer of ``name``.
+
+    Raises:
+        PluginError: nobody offers it (the nearest names are given), or two distributions do.
+    """
+    by_name: dict[str, list[Offer]] = defaultdict(list)
+    for offer in offers(group):
+        by_name[offer.name].append(offer)
+    kind = _KINDS[group]
+    candidates = by_name.get(name, [])
+    if not candidates:
+        near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.5)
+        guess = f"did you mean '{near[0]}'? " if near else ""
+        raise PluginError(
+            f"unknown {kind} '{name}'",
+            hint=f"{guess}installed: {', '.join(by_name) or 'none'}",
+            error_id="PLUGIN-UNKNOWN",
+        )
+    if len(candidates) > 1:
+        both = " and ".join(f"{o.distribution} {o.version}" for o in candidates)
+        raise PluginError(
+            f"{kind} '{name}' is offered twice, by {both}",
+            hint="uninstall one of them",
+            error_id="PLUGIN-DUPLICATE",
+        )
+    return candidates[0]
+
+
+def load(group: str, name: str) -> Any:
+    """Import what ``name`` points to.
+
+    Raises:
+        PluginError: unknown, offered twice, or its import failed (the cause is chained).
+    """
+    offer = find(group, name)
+    try:
+        return EntryPoint(offer.name, offer.target, offer.group).load()
+    except Exception as error:
+        raise PluginError(
+            f"{_KINDS[group]} '{name}' of {offer.distribution} {offer.version} cannot be "
+            f"imported: {type(error).__name__}: {error}",
+            hint=f"repair or uninstall {offer.distribution}",
+            error_id="PLUGIN-BROKEN",
+        ) from error

@@ -1,0 +1,179 @@
+"""The public contract of a task, and the checks that every task's examples pass before step 1.
+
+A task turns its data into token ids once, at the start. Truncation and masks are therefore the
+same in every epoch and every run, which methods that remember a sample's activations rely on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from amaqctl.errors import InputError, PluginError
+from amaqctl.tasks.answers import normalise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE_INDEX = -100
+"""Label of a position that carries no loss; the value torch and transformers leave out."""
+
+Metric = Literal["perplexity", "accuracy", "exact_match"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as token ids.
+
+    Attributes:
+        sample_id: index, unique inside its split, stable over epochs and runs.
+        input_ids: the tokens, prompt first.
+        labels: as long as ``input_ids`` and not shifted; ``IGNORE_INDEX`` where no loss.
+        answer: reference text or label name for scoring.
+        prompt_length: tokens of the prompt; a model generates from ``input_ids[:prompt_length]``.
+        choice: index of the right choice (classification).
+    """
+
+    sample_id: int
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    answer: str | None = None
+    prompt_length: int = 0
+    choice: int | None = None
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Labels that carry loss. The first never does: nothing comes before it."""
+        return sum(label != IGNORE_INDEX for label in self.labels[1:])
+
+
+@dataclass(frozen=True)
+class Split:
+    """What ``Task.load`` hands over for train or validation.
+
+    Attributes:
+        examples: in a stable order.
+        place: file, or other source, that messages name.
+        num_dropped: rows left out, by reason ("longer than 128 tokens").
+    """
+
+    examples: Sequence[Example]
+    place: str
+    num_dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """Data, prompt and score. A subclass sets ``metric`` and ``Config`` and writes ``load``.
+
+    Args:
+        config: an instance of this class's ``Config``.
+        tokenizer: the model's own.
+        max_length: the most tokens an example may have.
+        seed: the run's seed. The built-in tasks do not draw from it, so that runs that differ
+            in nothing but the seed see the same examples and can be compared.
+
+    Attributes:
+        train, validation: checked examples: not empty, short enough, with loss somewhere.
+        num_dropped: rows left out, by "split: reason".
+        metric: how ``validation`` is scored; an instance may choose by its options.
+        choice_token_ids: first token of each label's text (classification), otherwise empty.
+        max_new_tokens: tokens to generate for a score; 0 for a task that generates nothing.
+
+    Raises:
+        InputError: the data cannot be used; says where and what to do.
+        PluginError: the task made examples that break the contract.
+    """
+
+    class Config(BaseModel):
+        """Options of a task. Subclasses describe every field."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: Metric
+    choice_token_ids: tuple[int, ...] = ()
+    max_new_tokens: int = 0
+
+    def __init__(
+        self, config: Config, tokenizer: PreTrainedTokenizerBase, *, max_length: int, seed: int
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.seed = seed
+        splits = dict(zip(("train", "validation"), self.load(), strict=True))
+        for name, split in splits.items():
+            _check(name, split, max_length, type(self).__name__)
+        self.train: Sequence[Example] = splits["train"].examples
+        self.validation: Sequence[Example] = splits["validation"].examples
+        self.num_dropped = {
+            f"{name}: {reason}": count
+            for name, split in splits.items()
+            for reason, count in split.num_dropped.items()
+        }
+
+    @abstractmethod
+    def load(self) -> tuple[Split, Split]:
+        """Read and tokenize: the train split and the validation split."""
+
+    def is_match(self, example: Example, generated_text: str) -> bool:
+        """Whether generated text is right: equal to the answer, numbers by value."""
+        assert example.answer is not None, f"example {example.sample_id} has no answer to match"
+        return normalise(generated_text) == normalise(example.answer)
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the examples of both splits: which data a run has seen."""
+        digest = hashlib.sha256()
+        for name, examples in (("train", self.train), ("validation", self.validation)):
+            digest.update(f"{name} {len(examples)}\n".encode())
+            for e in examples:
+                values = (e.sample_id, e.input_ids, e.labels, e.answer, e.prompt_length, e.choice)
+                digest.update(json.dumps(values).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _check(name: str, split: Split, max_length: int, task: str) -> None:
+    if not split.examples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in split.num_dropped.items())
+        raise InputError(
+            f"no usable {name} example ({reasons or 'no rows'})",
+            where=split.place,
+            hint="raise train.max_length, or give more or shorter rows",
+            error_id="INPUT-NO-EXAMPLE",
+        )
+    if not any(example.num_loss_tokens for example in split.examples):
+        raise InputError(
+            f"none of the {len(split.examples)} {name} examples has a token that carries loss",
+            where=split.place,
+            hint="check that the completion is not empty",
+            error_id="INPUT-NO-LOSS",
+        )
+    for index, example in enumerate(split.examples):
+        fault = _fault(example, max_length)
+        if fault:
+            raise PluginError(
+                f"{name} example {index} of {task} {fault}",
+                where=split.place,
+                hint="report it to the author of the task",
+                error_id="PLUGIN-TASK",
+            )
+    if len({example.sample_id for example in split.examples}) != len(split.examples):
+        raise PluginError(
+            f"the {name} examples of {task} repeat a sample_id",
+            where=split.place,
+            hint="report it to the author of the task",
+            error_id="PLUGIN-TASK",
+        )
+
+
+def _fault(example: Example, max_length: int) -> str | None:
+    if len(example.labels) != len(example.input_ids):
+        return f"has {len(example.labels)} labels for {len(example.input_ids)} tokens"
+    if len(example.input_ids) > max_length:
+        return f"has {len(example.input_ids)} tokens, more than {max_length}"
+    return None

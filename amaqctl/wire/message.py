@@ -1,0 +1,225 @@
+"""`Message`: one quantized tensor, self-describing, to and from bytes.
+
+Body sections, in this order and with no holes:
+
+1. widths, only when columns differ: four bits a column, low half first, 15 for width 16, an odd
+   last half zero;
+2. side tensors, in the order of the header, raw little-endian;
+3. codes, in the layout of `amaqctl.bits.packing`.
+
+Every length follows from the header and must add up to the body before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation, PackedCodes
+from amaqctl.errors import QuantizationError, WireError
+from amaqctl.quantizer import DTYPE_NAMES, DTYPES, QuantizedTensor, TensorContext
+from amaqctl.wire.frame import KIND_MESSAGE, read_frame, write_frame
+from amaqctl.wire.header import (
+    CodesHeader,
+    MessageHeader,
+    SideHeader,
+    codes_header,
+    packed_length,
+)
+
+_NIBBLE_OF_16 = 15
+_DEFAULT_MAX_BYTES = 2**31
+_DEFAULT_MAX_VALUES = 2**28
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a receiver is ready to allocate.
+
+    Args:
+        max_bytes: longest legal message.
+        max_values: most values of a decoded tensor, and most codes. A width of zero takes no
+            bytes, so the length alone would not bound them.
+    """
+
+    max_bytes: int = _DEFAULT_MAX_BYTES
+    max_values: int = _DEFAULT_MAX_VALUES
+
+
+@dataclass(frozen=True)
+class SizeBreakdown:
+    """Bytes of one message by what they are for; they add up to its length."""
+
+    codes: int
+    widths: int
+    side: int
+    header: int
+
+    @property
+    def total(self) -> int:
+        """The message's length in bytes."""
+        return self.codes + self.widths + self.side + self.header
+
+
+@dataclass(frozen=True)
+class Message:
+    """One tensor on its way.
+
+    Args:
+        quantizer: the registered name of what made it.
+        context: of the tensor; its ``allocation`` does not travel.
+        quantized: codes and side tensors.
+        sequence: number of the message on its channel, from 0.
+        session: identity of the run; empty in one process.
+    """
+
+    quantizer: str
+    context: TensorContext
+    quantized: QuantizedTensor
+    sequence: int = 0
+    session: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The whole message.
+
+        Raises:
+            QuantizationError: too large for the format.
+        """
+        return self.to_bytes_and_sizes()[0]
+
+    def to_bytes_and_sizes(self) -> tuple[bytes, SizeBreakdown]:
+        """The message and what its bytes are for."""
+        codes = self.quantized.codes
+        widths = b""
+        if codes is not None and codes.allocation.uniform_width is None:
+            widths = _widths_to_bytes(codes.allocation.widths_C)
+        side = b"".join(_tensor_to_bytes(t) for t in self.quantized.side.values())
+        packed = b"" if codes is None else _tensor_to_bytes(codes.data)
+        data = write_frame(KIND_MESSAGE, self._header(), b"".join((widths, side, packed)))
+        body_bytes = len(widths) + len(side) + len(packed)
+        return data, SizeBreakdown(len(packed), len(widths), len(side), len(data) - body_bytes)
+
+    def _header(self) -> MessageHeader:
+        context, quantized = self.context, self.quantized
+        codes = quantized.codes
+        return MessageHeader(
+            quantizer=self.quantizer,
+            role=context.role,
+            link=context.link,
+            step=context.step,
+            total_steps=context.total_steps,
+            shape=quantized.shape,
+            dtype=DTYPE_NAMES[quantized.dtype],  # type: ignore[arg-type]
+            sequence=self.sequence,
+            session=self.session,
+            micro_batch=context.micro_batch,
+            sample_ids=context.sample_ids,
+            lengths=context.lengths,
+            left_padded=context.left_padded,
+            first_position=context.first_position,
+            training=context.training,
+            codes=None if codes is None else codes_header(codes.num_rows, codes.allocation),
+            side=tuple(
+                SideHeader(name=name, dtype=DTYPE_NAMES[t.dtype], shape=tuple(t.shape))  # type: ignore[arg-type]
+                for name, t in quantized.side.items()
+            ),
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, limits: Limits | None = None) -> Message:
+        """Read a message that a peer sent.
+
+        Raises:
+            WireError: anything that is not a legal message within ``limits``; nothing else.
+        """
+        limits = limits or Limits()
+        header, body = read_frame(data, KIND_MESSAGE, MessageHeader, limits.max_bytes)
+        try:
+            quantized = _read_body(header, body, limits)
+        except QuantizationError as error:
+            raise WireError(f"illegal message: {error.message}") from error
+        return cls(
+            quantizer=header.quantizer,
+            context=header.context(),
+            quantized=quantized,
+            sequence=header.sequence,
+            session=header.session,
+        )
+
+    def with_context(self, context: TensorContext) -> Message:
+        """The same message under another context (for replay)."""
+        return replace(self, context=context)
+
+
+def _read_body(header: MessageHeader, body: memoryview, limits: Limits) -> QuantizedTensor:
+    _check_size("tensor", header.shape, limits)
+    if len({side.name for side in header.side}) != len(header.side):
+        raise WireError("illegal message: two side tensors have one name")
+    allocation, position = _read_widths(header.codes, body, limits)
+    side = {}
+    for entry in header.side:
+        _check_size(f"side tensor '{entry.name}'", entry.shape, limits)
+        tensor, position = _read_tensor(body, position, entry.shape, DTYPES[entry.dtype])
+        side[entry.name] = tensor
+    codes = None
+    if header.codes is not None and allocation is not None:
+        total_width = int(allocation.widths_C.sum(dtype=torch.int64))
+        length = packed_length(header.codes, total_width)
+        packed, position = _read_tensor(body, position, (length,), torch.uint8)
+        codes = PackedCodes(packed, header.codes.rows, allocation)
+    if position != len(body):
+        raise WireError(f"a body of {len(body)} bytes of which the header explains {position}")
+    return QuantizedTensor(header.shape, DTYPES[header.dtype], codes, side)
+
+
+def _read_widths(
+    codes: CodesHeader | None, body: memoryview, limits: Limits
+) -> tuple[BitAllocation | None, int]:
+    """The allocation and the number of bytes it took from the body."""
+    if codes is None:
+        return None, 0
+    _check_size("code matrix", (max(codes.rows, 1), codes.columns), limits)
+    if codes.width is not None:
+        return BitAllocation.uniform(codes.width, codes.columns, codes.axis), 0
+    length = -(-codes.columns // 2)
+    packed, position = _read_tensor(body, 0, (length,), torch.uint8)
+    nibbles = torch.stack([packed & 15, packed >> 4], dim=1).reshape(-1)
+    if codes.columns % 2 and int(nibbles[-1]):
+        raise WireError("illegal message: the unused half of the last width is not zero")
+    widths_C = nibbles[: codes.columns]
+    return BitAllocation(torch.where(widths_C == _NIBBLE_OF_16, 16, widths_C), codes.axis), position
+
+
+def _widths_to_bytes(widths_C: Tensor) -> bytes:
+    nibbles = torch.where(widths_C == 16, _NIBBLE_OF_16, widths_C)
+    if nibbles.numel() % 2:
+        nibbles = torch.cat([nibbles, nibbles.new_zeros(1)])
+    return _tensor_to_bytes(nibbles[0::2] | (nibbles[1::2] << 4))
+
+
+def _tensor_to_bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _read_tensor(
+    body: memoryview, position: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, int]:
+    end = position + torch.Size(shape).numel() * dtype.itemsize
+    if end > len(body):
+        raise WireError(f"a body of {len(body)} bytes where the header asks for {end} or more")
+    if end == position:
+        return torch.empty(shape, dtype=dtype), end
+    # A copy: side tensors may start at an odd offset, and the sender's bytes stay untouched.
+    raw = torch.frombuffer(bytearray(body[position:end]), dtype=torch.uint8)
+    return raw.view(dtype).reshape(shape), end
+
+
+def _check_size(what: str, shape: tuple[int, ...], limits: Limits) -> None:
+    num_values = 1
+    for length in shape:
+        num_values *= length
+    if num_values > limits.max_values:
+        raise WireError(f"a {what} of {num_values} values, at most {limits.max_values} are legal")
