@@ -67,7 +67,10 @@ class UsageError(AmaqError):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One fault in a profile; sorts by position. ``line`` and ``column`` count from 1."""
+    """One fault in a profile; sorts by position.
+
+    ``line`` and ``column`` count from 1; both are 0 where there is no position, as in ``--set``.
+    """
 
     line: int
     column: int
@@ -75,7 +78,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
 
 
 class ProfileError(AmaqError):

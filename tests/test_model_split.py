@@ -9,6 +9,7 @@ Shapes: B batch, T tokens of a call, S tokens so far, C channels, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,12 +31,21 @@ from amaqctl.model.stage_model import (
     position_ids,
 )
 
+# stock peft, in the reference only, still asks transformers by a deprecated name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
 SEED = 17
 NUM_STEPS = 5
 NUM_NEW_TOKENS = 7
 SETTINGS = LoraSettings(r=4, alpha=8, dropout=0.0, target_modules="all-linear")
 CUTS: dict[str, Cuts] = {"one-cut": [2], "u-shape": [1, 3], "all": "all"}
 VARIANTS = ("right", "left", "right-checkpointed", "left-checkpointed")
+# Each way of cutting meets both paddings, and runs with and without gradient checkpointing.
+RUNS = [
+    *(("one-cut", "right"), ("one-cut", "left-checkpointed")),
+    *(("u-shape", "left"), ("u-shape", "right-checkpointed")),
+    *(("all", "right"), ("all", "left-checkpointed")),
+]
 
 
 @dataclass
@@ -45,7 +55,7 @@ class Training:
     logits: list[Tensor]
     losses: list[Tensor]
     adapters: dict[str, Tensor]
-    tokens_BT: Tensor
+    tokens: Tensor
 
 
 def batch(padding: str) -> tuple[Tensor, Tensor]:
@@ -55,7 +65,9 @@ def batch(padding: str) -> tuple[Tensor, Tensor]:
     mask_BT = torch.ones_like(ids_BT)
     for row, num_padding in enumerate((0, 3, 7)):
         if num_padding:
-            mask_BT[row, slice(-num_padding, None) if padding == "right" else slice(num_padding)] = 0
+            mask_BT[
+                row, slice(-num_padding, None) if padding == "right" else slice(num_padding)
+            ] = 0
     return ids_BT * mask_BT, mask_BT
 
 
@@ -107,9 +119,7 @@ def train_split(source: ModelSource, cuts: Cuts, variant: str, dtype: torch.dtyp
         crossings = chain_forward(stages, ids_BT, mask_BT)
         loss = loss_of(crossings[-1][1], ids_BT, mask_BT)
         loss.backward()
-        for (_, sent), (received, _) in reversed(
-            list(zip(crossings[:-1], crossings[1:], strict=True))
-        ):
+        for (_, sent), (received, _) in reversed(list(pairwise(crossings))):
             sent.backward(received.grad)
         for optimizer in optimizers:
             optimizer.step()
@@ -152,7 +162,7 @@ def train_whole(source: ModelSource, variant: str, dtype: torch.dtype) -> Traini
     model = whole_model(source, dtype)
     model.train()
     if variant.endswith("checkpointed"):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(adapters_of(model).values(), lr=1e-2)
     ids_BT, mask_BT = batch(variant.partition("-")[0])
     # Right padding: a plain forward. Left padding: positions as `generate` makes them.
@@ -186,7 +196,7 @@ def assert_same(split: Training, whole: Training) -> None:
     assert sorted(split.adapters) == sorted(whole.adapters)
     for name, theirs in whole.adapters.items():
         assert torch.equal(split.adapters[name], theirs), name
-    assert split.tokens_BT.tolist() == whole.tokens_BT.tolist()
+    assert split.tokens.tolist() == whole.tokens.tolist()
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -204,8 +214,7 @@ def test_every_supported_family_is_tried_and_no_other() -> None:
     assert {config.model_type for config in CONFIGS.values()} == set(SUPPORTED)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("cuts, variant", RUNS)
 def test_split_training_equals_whole_training(
     source: ModelSource, whole: dict[str, Training], cuts: str, variant: str
 ) -> None:

@@ -68,7 +68,7 @@ def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
     for bits in distinct:
         columns = _columns_of(widths_C, bits, codes_RC.device)
         bytes_KCb = _pack_columns(blocks_K8C.index_select(2, columns), bits)
-        packed_KS[:, _byte_index(offsets_C, columns, bits)] = bytes_KCb.reshape(num_k, -1)
+        packed_KS[:, _byte_index(offsets_C, columns, bits)] = bytes_KCb.flatten(1)
     return packed_KS.reshape(-1)
 
 
@@ -92,7 +92,7 @@ def unpack(packed: Tensor, num_rows: int, widths_C: Tensor) -> Tensor:
     num_k, num_columns = num_blocks(num_rows), widths_C.numel()
     distinct = widths_C.unique().tolist()
     dtype = torch.int16 if 16 in distinct else torch.int8
-    packed_KS = packed.reshape(num_k, -1) if expected else packed.new_empty((num_k, 0))
+    packed_KS = packed.reshape(num_k, int(widths_C.sum(dtype=torch.int64)))
     if len(distinct) == 1:
         bits = distinct[0]
         codes = _unpack_columns(packed_KS.reshape(num_k, num_columns, bits), dtype)
@@ -148,7 +148,7 @@ def _pack_columns(codes_K8C: Tensor, bits: int) -> Tensor:
     """One width's columns to bytes (K, C, bits)."""
     num_k, _, num_columns = codes_K8C.shape
     if bits == 16:
-        words = codes_K8C.to(torch.int16).transpose(1, 2).contiguous()
+        words = codes_K8C.to(torch.int16).transpose(1, 2).reshape(-1)
         return words.view(torch.uint8).reshape(num_k, num_columns, 16)
     word_KC = torch.zeros((num_k, num_columns), dtype=torch.int64, device=codes_K8C.device)
     mask = (1 << bits) - 1
@@ -161,7 +161,7 @@ def _unpack_columns(bytes_KCb: Tensor, dtype: torch.dtype) -> Tensor:
     """Inverse of `_pack_columns`: codes (K, 8, C)."""
     num_k, num_columns, bits = bytes_KCb.shape
     if bits == 16:
-        words = bytes_KCb.contiguous().view(torch.int16)
+        words = bytes_KCb.reshape(-1).view(torch.int16)
         return words.reshape(num_k, num_columns, BLOCK_ROWS).transpose(1, 2).to(dtype)
     codes_K8C = torch.zeros(
         (num_k, BLOCK_ROWS, num_columns), dtype=dtype, device=bytes_KCb.device

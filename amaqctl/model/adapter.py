@@ -144,7 +144,10 @@ def _check_fit(
     expected = {
         f"{STOCK_PREFIX}{name}.lora_{side}.weight" for name in lora.module_names for side in "AB"
     }
-    for problem, names in (("lacks", expected - set(weights)), ("also has", set(weights) - expected)):
+    for problem, names in (
+        ("lacks", expected - set(weights)),
+        ("also has", set(weights) - expected),
+    ):
         if names:
             raise _misfit(folder, f"the adapter {problem} {min(names)} ({len(names)} such names)")
     for name, parameter in lora_parameters(stage).items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from amaqctl.errors import InputError
@@ -54,9 +55,7 @@ def stage_ranges(num_layers: int, cuts: Cuts) -> list[StageRange]:
     positions = list(range(1, num_layers)) if cuts == "all" else [int(cut) for cut in cuts]
     _check(positions, num_layers)
     edges = [0, *positions, num_layers]
-    return [
-        StageRange(first, end, num_layers) for first, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [StageRange(first, end, num_layers) for first, end in pairwise(edges)]
 
 
 def _check(positions: list[int], num_layers: int) -> None:
@@ -66,7 +65,7 @@ def _check(positions: list[int], num_layers: int) -> None:
     for cut in positions:
         if not 1 <= cut <= num_layers - 1:
             raise _refusal(f"cut {cut} lies outside the model's {num_layers} blocks", legal)
-    for before, after in zip(positions, positions[1:], strict=False):
+    for before, after in pairwise(positions):
         if before == after:
             raise _refusal(f"cut {after} is given twice", legal)
         if before > after:

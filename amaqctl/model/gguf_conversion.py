@@ -111,8 +111,7 @@ def _tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
     )
     special = {
         f"{ours}_token": tokens[fields[f"tokenizer.ggml.{theirs}_token_id"]]
-        for ours, theirs in
-        (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
     }
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -68,13 +68,20 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
     assert stage.lora is None
     targets = _resolve_targets(stage.linear_names, settings)
     names = tuple(name for name in stage.linear_names if _matches(name, targets))
-    own = [module for name, module in stage.model.named_modules() if name in set(names)]
-    transposed = any(isinstance(module, Conv1D) for module in own)
+    own = {
+        name: module
+        for name, module in stage.model.named_modules()
+        if name in names and isinstance(module, (nn.Linear, Conv1D))
+    }
+    transposed = any(isinstance(module, Conv1D) for module in own.values())
     stage.lora = AttachedLora(settings, names, targets, transposed)
     if not own:
         return
+    config = peft_config(stage.lora)
+    # Full names, because a short one may also match another stage's stand-in.
+    config.target_modules = set(own)
     with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(peft_config(stage.lora), stage.model, _ADAPTER_NAME)
+        inject_adapter_in_model(config, stage.model, _ADAPTER_NAME)
     initialise_lora(lora_parameters(stage), seed)
 
 
@@ -83,13 +90,14 @@ def initialise_lora(parameters: Mapping[str, nn.Parameter], seed: int) -> None:
 
     Args:
         parameters: by stock PEFT name, as ``lora_parameters`` gives them.
-        seed: with crc32 of the name it seeds the parameter's own generator.
+        seed: its crc32 together with the name seeds the parameter's own generator.
     """
     for name, parameter in parameters.items():
         start = torch.zeros(parameter.shape, dtype=torch.float32)
         if ".lora_A." in name:
             generator = torch.Generator()
-            generator.manual_seed(((seed << 32) | zlib.crc32(name.encode())) % 2**63)
+            # torch's CPU generator looks at 32 bits of a seed only: mix both into those.
+            generator.manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
             nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         parameter.data = start.to(parameter.device)
 

@@ -51,7 +51,9 @@ class Skip(nn.Module):
 class Source(Skip):
     """Returns the hidden state received from the stage before, whatever comes in."""
 
-    received_BTC: Tensor | None = None
+    def __init__(self, layer_index: int) -> None:
+        super().__init__(layer_index)
+        self.received_BTC: Tensor | None = None
 
     def forward(self, hidden_BTC: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         super().forward(hidden_BTC, *args, **kwargs)
@@ -62,7 +64,9 @@ class Source(Skip):
 class Sink(Skip):
     """Keeps the hidden state that comes in, for the stage after."""
 
-    captured_BTC: Tensor | None = None
+    def __init__(self, layer_index: int) -> None:
+        super().__init__(layer_index)
+        self.captured_BTC: Tensor | None = None
 
     def forward(self, hidden_BTC: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.captured_BTC = hidden_BTC

@@ -64,7 +64,7 @@ def resolve_source(
     if model_id == TINY:
         return ModelSource(model_id, str(tiny.tiny_folder()), None, True, TINY)
     folder_path = Path(model_id).expanduser()
-    if folder_path.is_dir():
+    if model_id and folder_path.is_dir():
         return ModelSource(model_id, str(folder_path), revision, True, model_id)
     if not _HUB_ID.fullmatch(model_id) or model_id.startswith("."):
         raise InputError(
@@ -86,6 +86,8 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
         settings, _ = PreTrainedConfig.get_config_dict(
             source.folder_or_hub_id, **source.hub_arguments
         )
+        if not isinstance(settings, dict) or "model_type" not in settings:
+            raise ValueError("there is no config.json that names a model_type")
     check_family(settings, source.model_id)
     with reading(source, "configuration"):
         return AutoConfig.from_pretrained(

@@ -153,9 +153,10 @@ def enable_gradient_checkpointing(stage: StageModel) -> None:
     Takes effect in training mode. The non-reentrant kind, since LoRA's inputs on the first stage
     need no gradient.
     """
-    stage.model.gradient_checkpointing_enable(
-        gradient_checkpointing_kwargs={"use_reentrant": False}
-    )
+    # The older of the two names is all that transformers 5.0 has; the newer warns about it.
+    model = stage.model
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def position_ids(attention_mask_BS: Tensor | None, num_tokens: int) -> Tensor | None:
@@ -173,9 +174,7 @@ def position_ids(attention_mask_BS: Tensor | None, num_tokens: int) -> Tensor | 
     return positions[:, -num_tokens:]
 
 
-def _stage_class(
-    config: PreTrainedConfig, stage_range: StageRange, linear_names: list[str]
-) -> Any:
+def _stage_class(config: PreTrainedConfig, stage_range: StageRange, linear_names: list[str]) -> Any:
     """The vendor's class, emptied in its constructor, so that only what is left is loaded.
 
     ``linear_names`` is filled while the whole model still stands, without weights.
@@ -249,4 +248,3 @@ def _probe_passage(stage: StageModel, source: ModelSource) -> None:
             hint="install a transformers release that amaqctl was tested with",
             error_id="INPUT-MODEL-FAMILY",
         )
-

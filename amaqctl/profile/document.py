@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from amaqctl.errors import Problem, ProfileError
@@ -31,7 +31,7 @@ class LoadedProfile:
     profile: Profile
     name: str
     path: Path
-    _tree: Tree
+    _tree: Tree = field(repr=False, compare=False)
 
     def resolved_yaml(self) -> str:
         """The whole profile as YAML, every default and override written out.

@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from amaqctl.errors import Problem
@@ -208,15 +209,21 @@ def _events(text: str, place: Place) -> Iterator[Any]:
 def dump(value: dict[str, Any]) -> str:
     """``value`` as YAML 1.2 text that reads back equal; short lists stay on one line."""
     writer = YAML(typ="rt", pure=True)
-    writer.representer.add_representer(type(None), _represent_null)
+    writer.Representer = _Representer
     writer.width = 10**6  # a folded text is harder to search and to compare
     stream = StringIO()
     writer.dump(_styled(value), stream)
     return stream.getvalue()
 
 
-def _represent_null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+class _Representer(RoundTripRepresenter):  # type: ignore[misc]
+    """Writes null as a word; a bare ``key:`` looks forgotten. Registering is by class."""
+
+    def represent_none(self, _: None) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
 
 
 def _styled(value: Any) -> Any:

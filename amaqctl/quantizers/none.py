@@ -21,12 +21,13 @@ class NoneQuantizer(Quantizer):
 
     def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
         """16 bits a value for bfloat16 and float16, 32 for float32."""
-        words = x.reshape(-1, x.shape[-1]).contiguous().view(torch.int16)
-        allocation = BitAllocation.uniform(16, words.shape[1], "channel")
+        num_columns = x.shape[-1] * x.dtype.itemsize // 2
+        words = x.contiguous().reshape(-1).view(torch.int16).reshape(-1, num_columns)
+        allocation = BitAllocation.uniform(16, num_columns, "channel")
         return QuantizedTensor(tuple(x.shape), x.dtype, PackedCodes.pack(words, allocation))
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
         """The very bits that were sent."""
         assert quantized.codes is not None
         words = quantized.codes.unpack()
-        return words.contiguous().view(quantized.dtype).reshape(quantized.shape)
+        return words.reshape(-1).view(quantized.dtype).reshape(quantized.shape)

@@ -134,8 +134,8 @@ class ClassificationTask(Task):
             f"labels '{first}' and '{second}' begin with the same token '{token_text}' and "
             "could not be told apart",
             where="task.options.labels",
-            hint="set task.options.verbalizers to texts with different first tokens; if all "
-            "labels begin alike, set task.options.separator to ''",
+            hint="set task.options.verbalizers to texts with different first tokens"
+            + ("; if all labels begin alike, set separator to ''" if self.config.separator else ""),
             error_id="INPUT-LABEL",
         )
 

@@ -116,7 +116,7 @@ class WordProblemsTask(Task):
     class Config(Task.Config):
         """Options of the task ``word-problems``."""
 
-        # The upper bounds keep far away from the roughly two million questions there are.
+        # The upper bounds keep far away from the several million questions there are.
         num_train: int = Field(default=2000, ge=1, le=100_000, description="train problems")
         num_validation: int = Field(
             default=200, ge=1, le=100_000, description="validation problems, none of them in train"

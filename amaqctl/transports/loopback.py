@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 
+from pydantic import BaseModel, ConfigDict
+
 from amaqctl.errors import TransportError
 from amaqctl.transports.transport import Address
 
@@ -11,7 +13,13 @@ from amaqctl.transports.transport import Address
 class LoopbackTransport:
     """A queue for each address."""
 
-    def __init__(self) -> None:
+    class Config(BaseModel):
+        """`loopback` has no options."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, config: LoopbackTransport.Config) -> None:
+        self.config = config
         self._queues: dict[Address, deque[bytes]] = defaultdict(deque)
 
     def send(self, address: Address, data: bytes) -> None:

@@ -1,0 +1,214 @@
+"""Checkpoints: everything a run needs to go on, whole or not there.
+
+A checkpoint is built in a hidden folder; ``COMPLETE``, with the size and SHA-256 of every other
+file, is written last; then the folder is renamed into place. Tensors are safetensors, the rest is
+JSON: nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amaqctl.engine.files import disk_error, put_folder_in_place, remove_folder, write_json
+from amaqctl.engine.stage import Stage
+from amaqctl.errors import InputError
+from amaqctl.model.adapter import load_adapter, save_adapter
+from amaqctl.model.lora import LoraSettings
+from amaqctl.model.source import ModelSource
+
+COMPLETE = "COMPLETE"
+
+
+@dataclass(frozen=True)
+class CheckpointContents:
+    """The parts of a run that a checkpoint holds.
+
+    Args:
+        stages: by index, with their optimizers.
+        source, lora: for the adapter's configuration.
+    """
+
+    stages: Mapping[int, Stage]
+    source: ModelSource
+    lora: LoraSettings
+
+    def quantizers(self) -> dict[str, nn.Module]:
+        """Every quantizer instance held here, by ``link<k>.<role>.<end>``."""
+        found: dict[str, nn.Module] = {}
+        for _, stage in sorted(self.stages.items()):
+            if stage.outgoing is None:
+                continue
+            for channel in (stage.outgoing.activations, stage.outgoing.gradients):
+                place = f"link{channel.address.link}.{channel.address.role}"
+                found[f"{place}.sender"] = channel.quantizers.sender
+                found[f"{place}.receiver"] = channel.quantizers.receiver
+        return found
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after ``step`` optimizer steps."""
+    return f"step-{step:06d}"
+
+
+def save_checkpoint(
+    folder: Path, step: int, contents: CheckpointContents, trainer_state: dict[str, Any]
+) -> Path:
+    """Write the checkpoint after ``step`` steps into ``folder``.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        trainer_state: plain JSON values the trainer wants back.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ResourceError: it cannot be written; earlier checkpoints are untouched.
+    """
+    final = folder / checkpoint_name(step)
+    unfinished = folder / f".tmp-{checkpoint_name(step)}"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _write_parts(unfinished, step, contents, trainer_state)
+        if final.exists():  # the leftover of a run that went on from an earlier step
+            remove_folder(final)
+        put_folder_in_place(unfinished, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        cause = error if isinstance(error, OSError) else OSError(0, str(error))
+        raise disk_error(cause, final) from error
+    return final
+
+
+def _write_parts(
+    folder: Path, step: int, contents: CheckpointContents, trainer_state: dict[str, Any]
+) -> None:
+    models = [stage.model for _, stage in sorted(contents.stages.items())]
+    save_adapter(models, folder / "adapter", contents.source, contents.lora)
+    save_file(quantizer_state(contents), folder / "quantizer.safetensors")
+    tensors, groups = _optimizer_state(contents.stages)
+    save_file(tensors, folder / "trainer.safetensors")
+    write_json(
+        folder / "trainer.json",
+        {"step": step, "optimizers": groups, **trainer_state},
+    )
+    manifest = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    write_json(folder / COMPLETE, manifest)
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used, or None when every file is as it was written."""
+    try:
+        manifest = json.loads((folder / COMPLETE).read_text("utf-8"))
+        for name, expected in manifest.items():
+            path = folder / name
+            if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{COMPLETE} cannot be read"
+    return None
+
+
+def good_checkpoints(folder: Path) -> list[Path]:
+    """Usable checkpoints of a run, oldest first."""
+    found = sorted(folder.glob("step-*"))
+    return [path for path in found if path.is_dir() and fault_of(path) is None]
+
+
+def load_weights(folder: Path, contents: CheckpointContents) -> None:
+    """Load adapter and quantizers from a checkpoint into what is built already.
+
+    Raises:
+        InputError: they do not fit, or cannot be read.
+    """
+    load_adapter(
+        [stage.model for _, stage in sorted(contents.stages.items())], folder / "adapter"
+    )
+    path = folder / "quantizer.safetensors"
+    tensors = _read_tensors(path)
+    for place, quantizer in contents.quantizers().items():
+        prefix = f"{place}."
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            quantizer.load_state_dict(state)
+        except (RuntimeError, KeyError) as error:
+            first_line = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f"the quantizer state of {place} does not fit: {first_line}", where=str(path)
+            ) from error
+
+
+def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]:
+    """Load the optimizers' states; returns the trainer's own JSON values.
+
+    Raises:
+        InputError: they do not fit, or cannot be read.
+    """
+    document: dict[str, Any] = json.loads((folder / "trainer.json").read_text("utf-8"))
+    tensors = _read_tensors(folder / "trainer.safetensors")
+    for index, stage in stages.items():
+        if stage.optimizer is None:
+            continue
+        state: dict[int, dict[str, Tensor]] = {}
+        prefix = f"stage{index}."
+        for key, tensor in tensors.items():
+            if key.startswith(prefix):
+                parameter, name = key.removeprefix(prefix).split(".", 1)
+                state.setdefault(int(parameter), {})[name] = tensor
+        groups = document["optimizers"][str(index)]
+        stage.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return document
+
+
+def quantizer_state(contents: CheckpointContents) -> dict[str, Tensor]:
+    """The state of every quantizer, both ends, as flat tensors."""
+    flat: dict[str, Tensor] = {}
+    for place, quantizer in contents.quantizers().items():
+        for key, tensor in quantizer.state_dict().items():
+            flat[f"{place}.{key}"] = tensor.detach().cpu().contiguous().clone()
+    return flat
+
+
+def _optimizer_state(stages: Mapping[int, Stage]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors: dict[str, Tensor] = {}
+    groups: dict[str, Any] = {}
+    for index, stage in stages.items():
+        if stage.optimizer is None:
+            continue
+        state = stage.optimizer.state_dict()
+        groups[str(index)] = state["param_groups"]
+        for parameter, entries in state["state"].items():
+            for name, value in entries.items():
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+                tensors[f"stage{index}.{parameter}.{name}"] = tensor.detach().cpu().contiguous()
+    return tensors, groups
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

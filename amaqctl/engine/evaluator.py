@@ -1,0 +1,150 @@
+"""Loss, perplexity, accuracy and exact match through the cuts, quantizers in the path or not.
+
+Legend: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from amaqctl.engine.engine import Boundary, Engine
+from amaqctl.engine.stage import token_loss
+from amaqctl.errors import DivergedError
+from amaqctl.tasks.batch import collate
+from amaqctl.tasks.task import Example, Task
+
+
+class Evaluator:
+    """Scores a task's validation examples.
+
+    Args:
+        engine: the stages.
+        task: examples and how they are scored.
+        tokenizer: decodes generated tokens; has pad and end-of-text ids.
+        batch_size: rows at a time.
+        max_examples: look at the first so many only; None for all.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        tokenizer: object,
+        *,
+        batch_size: int,
+        max_examples: int | None,
+    ) -> None:
+        self._engine = engine
+        self._task = task
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self.examples: Sequence[Example] = task.validation[:max_examples]
+
+    def evaluate(self, step: int, boundary: Boundary) -> dict[str, float]:
+        """Metrics of the validation examples.
+
+        Args:
+            step: steps trained so far, told to quantizers.
+            boundary: quantizers in the path, or lossless messages.
+
+        Returns:
+            ``loss`` (nats a loss-carrying token) and ``perplexity``; ``accuracy`` or
+            ``exact_match`` (0 to 1) where the task has them.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        with self._engine.boundary(boundary):
+            metrics = self._likelihood(step)
+            if self._task.metric == "exact_match":
+                metrics["exact_match"] = self._exact_match(step)
+        return metrics
+
+    def _likelihood(self, step: int) -> dict[str, float]:
+        total_loss, num_tokens, num_right = 0.0, 0, 0
+        for examples in self._batches(self.examples):
+            batch = collate(examples, self._pad_id)
+            logits_BTV = self._engine.logits(
+                batch.input_ids_BT,
+                step=step,
+                lengths=batch.lengths,
+                sample_ids=batch.sample_ids,
+            )
+            total_loss += float(token_loss(logits_BTV, batch.labels_BT.to(logits_BTV.device)))
+            num_tokens += batch.num_loss_tokens
+            num_right += self._num_right_choices(logits_BTV, examples)
+        loss = total_loss / num_tokens
+        if not math.isfinite(loss):
+            raise DivergedError("the validation loss is not finite", where=f"step {step}")
+        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        if self._task.metric == "accuracy":
+            metrics["accuracy"] = num_right / len(self.examples)
+        return metrics
+
+    def _num_right_choices(self, logits_BTV: Tensor, examples: Sequence[Example]) -> int:
+        """How often the most likely first label token, after the prompt, is the right one."""
+        choices = list(self._task.choice_token_ids)
+        if not choices:
+            return 0
+        last = torch.tensor([example.prompt_length - 1 for example in examples])
+        at_prompt_BV = logits_BTV[torch.arange(len(examples)), last.to(logits_BTV.device)]
+        best_B = at_prompt_BV[:, choices].argmax(-1).tolist()
+        return sum(
+            best == example.choice for best, example in zip(best_B, examples, strict=True)
+        )
+
+    def _exact_match(self, step: int) -> float:
+        matches = sum(
+            self._task.is_match(example, text)
+            for examples in self._batches(self.examples)
+            for example, text in zip(examples, self.generate(examples, step), strict=True)
+        )
+        return matches / len(self.examples)
+
+    def generate(self, examples: Sequence[Example], step: int) -> list[str]:
+        """Greedy continuation of each prompt through the cuts, with a key-value cache."""
+        prompts = [list(e.input_ids[: e.prompt_length]) for e in examples]
+        longest = max(map(len, prompts))
+        tokens_BT = torch.tensor([[self._pad_id] * (longest - len(p)) + p for p in prompts])
+        lengths = [len(p) for p in prompts]
+        caches = self._engine.new_caches()
+        is_done = torch.zeros(len(prompts), dtype=torch.bool)
+        generated: list[Tensor] = []
+        position = 0
+        for _ in range(self._task.max_new_tokens):
+            logits_BTV = self._engine.logits(
+                tokens_BT,
+                step=step,
+                lengths=tuple(lengths),
+                left_padded=True,
+                first_position=position,
+                caches=caches,
+            )
+            position += tokens_BT.shape[1]
+            next_B = logits_BTV[:, -1].argmax(-1).cpu()
+            next_B = torch.where(is_done, torch.tensor(self._pad_id), next_B)
+            is_done |= next_B == self._end_id
+            generated.append(next_B)
+            if bool(is_done.all()):
+                break
+            tokens_BT = next_B.unsqueeze(1)
+            lengths = [n + 1 for n in lengths]
+        rows = torch.stack(generated, 1).tolist()
+        decode = self._tokenizer.decode  # type: ignore[attr-defined]
+        return [decode(row, skip_special_tokens=True) for row in rows]
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        for start in range(0, len(examples), self._batch_size):
+            yield examples[start : start + self._batch_size]
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self._tokenizer.pad_token_id)  # type: ignore[attr-defined]
+
+    @property
+    def _end_id(self) -> int:
+        return int(self._tokenizer.eos_token_id)  # type: ignore[attr-defined]

@@ -1,0 +1,174 @@
+"""`Channel` and `Link`: a quantizer and a transport make one direction of a cut.
+
+The sender's quantizer and the receiver's are separate instances, in one process too, and what
+crosses between them is bytes. A channel also has a lossless pair, so that the same weights can be
+run with the quantizers in the path and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation
+from amaqctl.errors import AmaqError, DivergedError, WireError
+from amaqctl.quantizer import Quantizer, TensorContext
+from amaqctl.transports.transport import Address, Transport
+from amaqctl.wire import Limits, Message, SizeBreakdown
+
+OnSent = Callable[[Message, SizeBreakdown], None]
+
+
+@dataclass(frozen=True)
+class QuantizerPair:
+    """The two instances of one registered quantizer."""
+
+    name: str
+    sender: Quantizer
+    receiver: Quantizer
+
+
+@dataclass(frozen=True)
+class Received:
+    """What came out of a message: the decoded tensor, its context, and the widths it had."""
+
+    value: Tensor
+    context: TensorContext
+    allocation: BitAllocation | None
+
+
+class Channel:
+    """One direction of one cut.
+
+    Args:
+        address: link index and role.
+        transport: moves the bytes.
+        quantizers: the pair in use.
+        lossless: the pair used when the boundary is to be clean.
+        limits: what the receiver is ready to allocate.
+        device: where received tensors go.
+        on_sent: told of every message sent and what its bytes are for.
+
+    Attributes:
+        last_allocation: widths of the last training message sent; None before there is one.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        transport: Transport,
+        quantizers: QuantizerPair,
+        lossless: QuantizerPair,
+        limits: Limits,
+        device: torch.device,
+        on_sent: OnSent,
+    ) -> None:
+        self.address = address
+        self.quantizers = quantizers
+        self.is_clean = False
+        self.last_allocation: BitAllocation | None = None
+        self._transport = transport
+        self._lossless = lossless
+        self._limits = limits
+        self._device = device
+        self._on_sent = on_sent
+        self._num_sent = 0
+        self._num_received = 0
+
+    def send(self, x: Tensor, context: TensorContext) -> None:
+        """Quantize, pack and send a tensor (B, T, C).
+
+        Raises:
+            DivergedError: the tensor holds NaN or infinity.
+            QuantizationError: from the quantizer.
+        """
+        x = x.detach()
+        if not bool(x.isfinite().all()):
+            raise DivergedError(
+                "NaN or infinity in the tensor to be sent",
+                where=f"link {context.link} {context.role} step {context.step}",
+                hint="lower optimizer.lr, or look at the data of this step",
+            )
+        context = replace(context, link=self.address.link, role=self.address.role)  # type: ignore[arg-type]
+        pair = self._pair()
+        with torch.no_grad():
+            quantized = pair.sender.quantize(x, context)
+        message = Message(pair.name, context, quantized, sequence=self._num_sent)
+        data, sizes = message.to_bytes_and_sizes()
+        self._transport.send(self.address, data)
+        self._num_sent += 1
+        if context.training and quantized.codes is not None:
+            self.last_allocation = quantized.codes.allocation
+        self._on_sent(message, sizes)
+
+    def receive(self) -> Received:
+        """Wait for the next message and decode it from its bytes alone.
+
+        Raises:
+            WireError: the bytes are no legal message, or not the one that is due.
+            TransportError: none comes.
+        """
+        message = Message.from_bytes(self._transport.receive(self.address), self._limits)
+        self._check_due(message)
+        self._num_received += 1
+        quantized = message.quantized
+        pair = self._pair()
+        try:
+            with torch.no_grad():
+                value = pair.receiver.dequantize(quantized, message.context)
+        except AmaqError:
+            raise
+        except Exception as error:  # whatever a hostile message makes a quantizer do
+            raise WireError(
+                f"'{pair.name}' cannot decode the message: {type(error).__name__}: {error}",
+                where=self._place(),
+            ) from error
+        if value.shape != quantized.shape or value.dtype != quantized.dtype:
+            raise WireError(f"'{pair.name}' decoded another shape or dtype", where=self._place())
+        if not bool(value.isfinite().all()):
+            raise WireError("the message decodes to NaN or infinity", where=self._place())
+        allocation = None if quantized.codes is None else quantized.codes.allocation
+        return Received(value.to(self._device), message.context, allocation)
+
+    def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
+        """The sender's differentiable stand-in for what was just sent."""
+        return self._pair().sender.surrogate(x, replace(context, link=self.address.link))
+
+    def _pair(self) -> QuantizerPair:
+        return self._lossless if self.is_clean else self.quantizers
+
+    def _check_due(self, message: Message) -> None:
+        due = (self._pair().name, self.address.link, self.address.role, self._num_received)
+        got = (
+            message.quantizer,
+            message.context.link,
+            message.context.role,
+            message.sequence,
+        )
+        for what, expected, actual in zip(
+            ("quantizer", "link", "role", "sequence number"), due, got, strict=True
+        ):
+            if expected != actual:
+                raise WireError(
+                    f"a message with the {what} {actual!r} where {expected!r} was due",
+                    where=self._place(),
+                )
+
+    def _place(self) -> str:
+        return f"link {self.address.link} {self.address.role}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Both directions of one cut."""
+
+    activations: Channel
+    gradients: Channel
+
+    def set_clean(self, is_clean: bool) -> None:
+        """Take the quantizers out of the path, or put them back."""
+        self.activations.is_clean = is_clean
+        self.gradients.is_clean = is_clean

@@ -1,0 +1,255 @@
+"""`Stage`: a run of layers held by one party, and its three verbs forward, backward, update.
+
+A stage knows its own layers, the links on its two sides and its optimizer. What it knows of a
+batch beyond its own part comes with the message: the last stage has labels, the first has tokens,
+the ones between have neither.
+
+Legend: B batch, T tokens, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from amaqctl.bits import BitAllocation
+from amaqctl.engine.link import Link
+from amaqctl.errors import DivergedError
+from amaqctl.model.stage_model import StageModel
+from amaqctl.quantizer import TensorContext
+from amaqctl.tasks.batch import Batch
+from amaqctl.tasks.task import IGNORE_INDEX
+
+
+@dataclass
+class _InFlight:
+    """What a micro-batch leaves at a stage between its forward and its backward."""
+
+    context: TensorContext
+    leaf: Tensor | None
+    allocation: BitAllocation | None
+    outputs: list[Tensor]  # the surrogate and any penalty; for the last stage the loss
+
+
+class Stage:
+    """One party's layers.
+
+    Args:
+        model: the stage's modules, LoRA attached.
+        incoming, outgoing: links before and after; None at the ends of the model.
+        optimizer: over the LoRA weights and the gates of outgoing quantizers.
+        lora_parameters: what the gradient norm is taken over.
+        max_grad_norm: clip this stage's LoRA gradient at this norm; None for no clip. A norm over
+            all stages would need scalars to cross the wire.
+        dropout_seed: makes dropout a function of (seed, step, micro-batch, stage); None when
+            there is no dropout.
+    """
+
+    def __init__(
+        self,
+        model: StageModel,
+        *,
+        incoming: Link | None,
+        outgoing: Link | None,
+        optimizer: torch.optim.Optimizer | None,
+        lora_parameters: list[nn.Parameter],
+        max_grad_norm: float | None,
+        dropout_seed: int | None,
+    ) -> None:
+        self.model = model
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self.optimizer = optimizer
+        self._lora_parameters = lora_parameters
+        self._max_grad_norm = max_grad_norm
+        self._dropout_seed = dropout_seed
+        self._in_flight: dict[int, _InFlight] = {}
+
+    def forward(self, part: Batch, context: TensorContext, num_loss_tokens: int) -> float | None:
+        """Run one training micro-batch forward.
+
+        Args:
+            part: the micro-batch; tokens are read by the first stage, labels by the last.
+            context: step, micro-batch and samples; a later stage takes it from the message.
+            num_loss_tokens: of the whole batch, the divisor of the summed token loss.
+
+        Returns:
+            The micro-batch's share of the loss at the last stage, else None.
+
+        Raises:
+            DivergedError: the loss, or the hidden state to be sent, is not finite.
+        """
+        self.model.train()
+        leaf, allocation = None, None
+        if self.incoming is not None:
+            received = self.incoming.activations.receive()
+            leaf = received.value.requires_grad_()
+            context, allocation = received.context, received.allocation
+        with self._seeded_dropout(context):
+            output = self._run(part, leaf, context)
+        if self.outgoing is None:
+            loss = token_loss(output, part.labels_BT.to(output.device)) / num_loss_tokens
+            if not bool(loss.isfinite()):
+                raise DivergedError(
+                    "the loss is not finite",
+                    where=f"step {context.step}",
+                    hint="lower optimizer.lr, or look at the data of this step",
+                )
+            self._in_flight[context.micro_batch] = _InFlight(context, leaf, allocation, [loss])
+            return float(loss.detach())
+        outputs = self._send_activation(output, context)
+        self._in_flight[context.micro_batch] = _InFlight(context, leaf, allocation, outputs)
+        return None
+
+    def backward(self, micro_batch: int) -> None:
+        """Run one training micro-batch backward: gradients in from behind, out to the front."""
+        flight = self._in_flight.pop(micro_batch)
+        gradients: list[Tensor | None] = [None] * len(flight.outputs)  # None: a scalar's one
+        if self.outgoing is not None:
+            gradients[0] = self.outgoing.gradients.receive().value
+        differentiable = [
+            (out, grad)
+            for out, grad in zip(flight.outputs, gradients, strict=True)
+            if out.requires_grad
+        ]
+        if differentiable:
+            outputs, grads = zip(*differentiable, strict=True)
+            torch.autograd.backward(outputs, grads)
+        if self.incoming is not None:
+            assert flight.leaf is not None
+            gradient = flight.leaf.grad
+            if gradient is None:
+                gradient = torch.zeros_like(flight.leaf)
+            context = replace(flight.context, allocation=flight.allocation)
+            self.incoming.gradients.send(gradient, context)
+
+    def update(self) -> float:
+        """Apply the optimizer and clear gradients.
+
+        Returns:
+            Norm of this stage's LoRA gradient before any clip.
+
+        Raises:
+            DivergedError: the norm is not finite; nothing was changed.
+        """
+        if self.optimizer is None:
+            return 0.0
+        limit = float("inf") if self._max_grad_norm is None else self._max_grad_norm
+        gradients = [p.grad for p in self._lora_parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            raise DivergedError("a gradient is not finite", hint="lower optimizer.lr")
+        if norm > limit:
+            nn.utils.clip_grads_with_norm_(self._lora_parameters, limit, torch.tensor(norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def evaluate(self, input_ids_BT: Tensor | None, context: TensorContext, cache: Any) -> Tensor | None:
+        """Forward without training.
+
+        Args:
+            input_ids_BT: tokens, for the first stage.
+            context: for the first stage; a later one takes it from the message.
+            cache: this stage's key-value cache, or None.
+
+        Returns:
+            Logits (B, T, V) at the last stage, else None.
+        """
+        self.model.eval()
+        hidden = None
+        if self.incoming is not None:
+            received = self.incoming.activations.receive()
+            hidden, context = received.value, received.context
+        output = self._call(input_ids_BT, hidden, context, cache)
+        if self.outgoing is None:
+            return output
+        self.outgoing.activations.send(_without_padding(output, context), context)
+        return None
+
+    def _run(self, part: Batch, hidden: Tensor | None, context: TensorContext) -> Tensor:
+        tokens = part.input_ids_BT if hidden is None else None
+        return self._call(tokens, hidden, context, None)
+
+    def _call(
+        self, tokens: Tensor | None, hidden: Tensor | None, context: TensorContext, cache: Any
+    ) -> Tensor:
+        device = next(self.model.parameters()).device
+        source = tokens if hidden is None else hidden
+        assert source is not None
+        mask = padding_mask(context, source.shape[0], source.shape[1])
+        return self.model(
+            input_ids_BT=None if tokens is None else tokens.to(device),
+            hidden_BTC=hidden,
+            attention_mask_BT=mask.to(device),
+            cache=cache,
+        )
+
+    def _send_activation(self, hidden: Tensor, context: TensorContext) -> list[Tensor]:
+        assert self.outgoing is not None
+        channel = self.outgoing.activations
+        hidden = _without_padding(hidden, context)
+        channel.send(hidden, context)
+        outputs = [channel.surrogate(hidden, context)]
+        # The penalty belongs to the step, not to each of its micro-batches.
+        penalty = channel.quantizers.sender.penalty(context) if context.micro_batch == 0 else None
+        return outputs if penalty is None else [*outputs, penalty]
+
+    @contextlib.contextmanager
+    def _seeded_dropout(self, context: TensorContext) -> Iterator[None]:
+        if self._dropout_seed is None:
+            yield
+            return
+        place = f"{self._dropout_seed} {context.step} {context.micro_batch}"
+        digest = hashlib.sha256(f"{place} {self.model.range.first_layer}".encode()).digest()
+        with torch.random.fork_rng():
+            torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            yield
+
+
+def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Summed cross-entropy in nats, float32; position t predicts the label of t + 1."""
+    shifted_BT = functional.pad(labels_BT, (0, 1), value=IGNORE_INDEX)[:, 1:]
+    return functional.cross_entropy(
+        logits_BTV.float().flatten(0, 1),
+        shifted_BT.flatten(),
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+    )
+
+
+def padding_mask(context: TensorContext, num_rows: int, num_new: int) -> Tensor:
+    """Attention mask (B, past + T) int64, from the lengths that ride in the message.
+
+    ``lengths`` count all real tokens so far; the mask covers cached positions too.
+    """
+    num_positions = context.first_position + num_new
+    if not context.lengths:
+        return torch.ones((num_rows, num_positions), dtype=torch.int64)
+    lengths_B1 = torch.tensor(context.lengths).unsqueeze(1)
+    positions_1T = torch.arange(num_positions).unsqueeze(0)
+    if context.left_padded:
+        return (positions_1T >= num_positions - lengths_B1).to(torch.int64)
+    return (positions_1T < lengths_B1).to(torch.int64)
+
+
+def _without_padding(hidden_BTC: Tensor, context: TensorContext) -> Tensor:
+    """Zeros where there is padding, so that it sets no scale and carries nothing.
+
+    No real token attends to padding and no loss is taken there, so results stay the same bit
+    for bit.
+    """
+    if not context.lengths or all(n == hidden_BTC.shape[1] for n in context.lengths):
+        return hidden_BTC
+    num_rows, num_new = hidden_BTC.shape[:2]
+    mask_BT = padding_mask(context, num_rows, num_new)[:, context.first_position :]
+    return hidden_BTC.masked_fill((mask_BT == 0).unsqueeze(-1).to(hidden_BTC.device), 0.0)

@@ -1,0 +1,299 @@
+"""The training loop: step, measure, evaluate, save. It knows no profile and prints nothing.
+
+Evaluations and checkpoints fall on the same grid of steps however often a run was stopped, and a
+batch is a pure function of the step, so a resumed run goes exactly where it would have gone.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+
+from amaqctl.engine.checkpoint import (
+    CheckpointContents,
+    good_checkpoints,
+    quantizer_state,
+    save_checkpoint,
+)
+from amaqctl.engine.engine import Engine, StepResult
+from amaqctl.engine.evaluator import Evaluator
+from amaqctl.engine.files import remove_folder, write_file, write_json
+from amaqctl.engine.run_folder import RunFolder, utc_now
+from amaqctl.engine.traffic import ChannelTraffic, Traffic
+from amaqctl.errors import AmaqError, Interrupted
+from amaqctl.model.adapter import save_adapter
+from amaqctl.tasks.batch import batch_at
+from amaqctl.tasks.task import Task
+from amaqctl.transports.transport import Address
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the loop needs to know, in plain values (all steps are optimizer steps)."""
+
+    max_steps: int
+    batch_size: int
+    seed: int
+    lr: float
+    evaluate_every: int
+    save_every: int
+    keep_last: int
+
+
+class Reporter(Protocol):
+    """Who is told what happens; the command line draws it."""
+
+    def on_start(self, first_step: int, max_steps: int) -> None:
+        """Training begins at ``first_step``."""
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """One step is done; ``record`` is what went into the metrics."""
+
+    def on_evaluation(self, record: dict[str, Any]) -> None:
+        """An evaluation is done."""
+
+    def on_save(self, step: int, folder: Path) -> None:
+        """A checkpoint is complete."""
+
+
+class Trainer:
+    """Runs a task through an engine into a run folder.
+
+    Args:
+        engine, task, evaluator: what is trained, on what, and how it is scored.
+        contents: what goes into a checkpoint.
+        run: the run folder.
+        settings: numbers of the loop.
+        pad_token_id: for batches.
+        reporter: who is told.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        evaluator: Evaluator,
+        contents: CheckpointContents,
+        run: RunFolder,
+        settings: TrainSettings,
+        pad_token_id: int,
+        reporter: Reporter,
+    ) -> None:
+        self._engine = engine
+        self._task = task
+        self._evaluator = evaluator
+        self._contents = contents
+        self._run = run
+        self._settings = settings
+        self._pad_token_id = pad_token_id
+        self._reporter = reporter
+        self._evaluations: dict[int, float] = {}
+        self._first_loss: float | None = None
+        self._signal: int | None = None
+
+    def train(self) -> dict[str, Any]:
+        """Run from the first step to the last.
+
+        Returns:
+            The result that `run.json` keeps: losses, bits, bytes, seconds, memory.
+
+        Raises:
+            Interrupted: a signal came; everything was saved first.
+            DivergedError, ResourceError: as named; `run.json` says how the run ended.
+        """
+        started = time.perf_counter()
+        try:
+            with _signals(self._on_signal):
+                return self._train(started)
+        except BaseException as error:
+            self._note_failure(error)
+            raise
+
+    def _train(self, started: float) -> dict[str, Any]:
+        settings = self._settings
+        self._run.update(status="running")
+        self._reporter.on_start(0, settings.max_steps)
+        self._first_loss = self._evaluate(0)
+        last: StepResult | None = None
+        for step in range(settings.max_steps):
+            last = self._step(step)
+            done = step + 1
+            is_last = done == settings.max_steps
+            if is_last or done % settings.evaluate_every == 0:
+                self._evaluate(done)
+            if is_last or done % settings.save_every == 0 or self._signal is not None:
+                self._save(done)
+            if self._signal is not None and not is_last:
+                raise Interrupted(
+                    f"stopped by {signal.Signals(self._signal).name} after step {done}; "
+                    "everything is saved",
+                    signal_number=self._signal,
+                )
+        assert last is not None
+        return self._finish(last, time.perf_counter() - started)
+
+    def _step(self, step: int) -> StepResult:
+        settings = self._settings
+        batch = batch_at(
+            self._task.train, step, settings.batch_size, settings.seed, self._pad_token_id
+        )
+        started = time.perf_counter()
+        result = self._engine.train_step(batch, step)
+        record = self._run.record(
+            "train",
+            step + 1,
+            loss=result.loss,
+            lr=settings.lr,
+            grad_norm=float(np.linalg.norm(result.grad_norms)),
+            tokens=sum(batch.lengths),
+            seconds=round(time.perf_counter() - started, 4),
+            **result.traffic.metrics(),
+        )
+        self._reporter.on_step(record)
+        return result
+
+    def _evaluate(self, step: int) -> float:
+        metrics = self._evaluator.evaluate(step, "quantized")
+        self._evaluations[step] = metrics["loss"]
+        record = self._run.record("eval", step, boundary="quantized", **metrics)
+        self._reporter.on_evaluation(record)
+        return metrics["loss"]
+
+    def _save(self, step: int) -> None:
+        folder = self._run.path / "checkpoints"
+        state = {
+            "evaluations": {str(k): v for k, v in self._evaluations.items()},
+            "traffic": {
+                f"{address.link}/{address.role}": asdict(channel)
+                for address, channel in self._engine.traffic
+            },
+        }
+        path = save_checkpoint(folder, step, self._contents, state)
+        self._save_bits(f"step-{step:06d}")
+        self._run.record("save", step, path=str(path.relative_to(self._run.path)))
+        self._reporter.on_save(step, path)
+        self._drop_old(folder)
+
+    def _drop_old(self, folder: Path) -> None:
+        """Keep the newest few and the one with the best evaluation."""
+        names = good_checkpoints(folder)
+        scored = {p: self._evaluations.get(int(p.name[5:])) for p in names}
+        best = min((p for p in names if scored[p] is not None), key=lambda p: scored[p], default=None)
+        for path in names[: -self._settings.keep_last]:
+            if path != best:
+                remove_folder(path)
+
+    def _save_bits(self, name: str) -> None:
+        widths = {}
+        for stage in self._engine.stages.values():
+            if stage.outgoing is None:
+                continue
+            for channel in (stage.outgoing.activations, stage.outgoing.gradients):
+                allocation = channel.last_allocation
+                if allocation is not None:
+                    place = f"link{channel.address.link}.{channel.address.role}.{allocation.axis}"
+                    widths[place] = allocation.widths_C.numpy()
+        path = self._run.path / "bits" / f"{name}.npz"
+        write_file(path, lambda temporary: _save_npz(temporary, widths))
+
+    def _finish(self, last: StepResult, seconds: float) -> dict[str, Any]:
+        models = [stage.model for _, stage in sorted(self._engine.stages.items())]
+        save_adapter(
+            models, self._run.path / "adapter", self._contents.source, self._contents.lora
+        )
+        self._save_final_quantizers()
+        self._save_bits("final")
+        last_step = self._settings.max_steps
+        result = {
+            "loss_before": self._first_loss,
+            "loss_after": self._evaluations[last_step],
+            **_bits_summary(last.traffic, self._engine.traffic),
+            "evaluation_bytes": self._engine.evaluation_traffic.total_bytes,
+            "seconds": round(seconds, 2),
+            "peak_memory_mib": round(peak_memory_mib()),
+        }
+        self._run.record("end", last_step, **result)
+        self._run.update(status="done", ended=utc_now(), exit_code=0, steps=last_step, result=result)
+        return result
+
+    def _save_final_quantizers(self) -> None:
+        from safetensors.torch import save_file
+
+        folder = self._run.path / "quantizer"
+        state = quantizer_state(self._contents)
+        write_file(folder / "quantizer.safetensors", lambda path: save_file(state, path))
+        options = {
+            place: {"options": quantizer.config.model_dump(mode="json")}  # type: ignore[union-attr, operator]
+            for place, quantizer in self._contents.quantizers().items()
+        }
+        write_json(folder / "options.json", options)
+
+    def _note_failure(self, error: BaseException) -> None:
+        status = {6: "diverged", 130: "interrupted", 143: "interrupted"}
+        code = error.exit_code if isinstance(error, AmaqError) else 1
+        try:
+            self._run.log(f"ended: {error}")
+            self._run.update(status=status.get(code, "failed"), ended=utc_now(), exit_code=code)
+        except AmaqError:
+            pass  # the disk is the failure; the first error is the one to show
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def restored_traffic(state: dict[str, Any]) -> Traffic:
+    """The ledger that a checkpoint's trainer state carries."""
+    traffic = Traffic()
+    for place, sums in state["traffic"].items():
+        link, role = place.split("/")
+        traffic.channels[Address(int(link), role)] = ChannelTraffic(**sums)
+    return traffic
+
+
+def _bits_summary(last: Traffic, run: Traffic) -> dict[str, float | int | None]:
+    """Real bits a value, by direction, in the last step and over the run."""
+    summary: dict[str, float | int | None] = {}
+    for role in ("activation", "gradient"):
+        summary[f"{role}_bits_at_end"] = last.of_role(role).bits_a_value
+        summary[f"{role}_bits_over_run"] = run.of_role(role).bits_a_value
+    summary["wire_bytes"] = run.total_bytes
+    summary["wire_values"] = run.values
+    return summary
+
+
+def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+class _signals:
+    """Route SIGINT and SIGTERM to a handler for as long as the block runs."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
