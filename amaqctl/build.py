@@ -320,13 +320,3 @@ def _set_determinism(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def new_run(built: Built, out: Path | None, name: str | None, facts: dict[str, Any]) -> RunFolder:
-    """Make the run folder for what was built."""
-    loaded = built.loaded
-    return RunFolder.create(
-        name or loaded.name,
-        Path(loaded.profile.output.root),
-        out,
-        loaded.resolved_yaml(),
-        {**facts, **built.facts()},
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,12 @@ def good_checkpoints(folder: Path) -> list[Path]:
     """Usable checkpoints of a run, oldest first."""
     found = sorted(folder.glob("step-*"))
     return [path for path in found if path.is_dir() and fault_of(path) is None]
+
+
+def best_checkpoint(checkpoints: Sequence[Path], losses: Mapping[int, float]) -> Path | None:
+    """The one with the lowest validation loss; None when none was evaluated at its step."""
+    scored = [(losses[int(p.name[5:])], p) for p in checkpoints if int(p.name[5:]) in losses]
+    return min(scored)[1] if scored else None
 
 
 def load_weights(folder: Path, contents: CheckpointContents) -> None:

@@ -118,5 +118,33 @@ class RunFolder:
             raise disk_error(error, path) from error
 
 
+def find_run(text: str, root: Path) -> RunFolder | None:
+    """A run by folder, by the folder's name, or by a unique start of its name or id.
+
+    Args:
+        text: as typed.
+        root: where run folders are.
+
+    Returns:
+        None when nothing fits.
+
+    Raises:
+        InputError: several runs fit.
+    """
+    if (Path(text) / "run.json").exists():
+        return RunFolder(Path(text))
+    runs = [path.parent for path in sorted(root.glob("*/run.json"))]
+    fitting = [p for p in runs if p.name == text] or [
+        p for p in runs if p.name.startswith(text) or p.name.rsplit("-", 1)[-1].startswith(text)
+    ]
+    if len(fitting) > 1:
+        raise InputError(
+            f"'{text}' fits {len(fitting)} runs: {', '.join(p.name for p in fitting[:5])}",
+            hint="type more of the name",
+            error_id="INPUT-RUN",
+        )
+    return RunFolder(fitting[0]) if fitting else None
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,10 @@ import numpy as np
 
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
+    best_checkpoint,
     good_checkpoints,
+    load_optimizers,
+    load_weights,
     quantizer_state,
     save_checkpoint,
 )
@@ -96,12 +99,14 @@ class Trainer:
         self._settings = settings
         self._pad_token_id = pad_token_id
         self._reporter = reporter
-        self._evaluations: dict[int, float] = {}
-        self._first_loss: float | None = None
+        self._evaluations: dict[int, dict[str, float]] = {}
         self._signal: int | None = None
 
-    def train(self) -> dict[str, Any]:
+    def train(self, checkpoint: Path | None = None) -> dict[str, Any]:
         """Run from the first step to the last.
+
+        Args:
+            checkpoint: go on from this one instead of starting.
 
         Returns:
             The result that `run.json` keeps: losses, bits, bytes, seconds, memory.
@@ -113,18 +118,20 @@ class Trainer:
         started = time.perf_counter()
         try:
             with _signals(self._on_signal):
-                return self._train(started)
+                return self._train(checkpoint, started)
         except BaseException as error:
             self._note_failure(error)
             raise
 
-    def _train(self, started: float) -> dict[str, Any]:
+    def _train(self, checkpoint: Path | None, started: float) -> dict[str, Any]:
         settings = self._settings
-        self._run.update(status="running")
-        self._reporter.on_start(0, settings.max_steps)
-        self._first_loss = self._evaluate(0)
+        first_step = self._restore(checkpoint) if checkpoint else 0
+        self._run.update(status="running", starts=self._run.run.get("starts", 0) + 1)
+        self._reporter.on_start(first_step, settings.max_steps)
+        if not first_step:
+            self._evaluate(0)
         last: StepResult | None = None
-        for step in range(settings.max_steps):
+        for step in range(first_step, settings.max_steps):
             last = self._step(step)
             done = step + 1
             is_last = done == settings.max_steps
@@ -140,6 +147,15 @@ class Trainer:
                 )
         assert last is not None
         return self._finish(last, time.perf_counter() - started)
+
+    def _restore(self, checkpoint: Path) -> int:
+        """Load everything a checkpoint holds; returns the number of steps it has behind it."""
+        load_weights(checkpoint, self._contents)
+        state = load_optimizers(checkpoint, self._engine.stages)
+        self._evaluations = {int(step): m for step, m in state["evaluations"].items()}
+        self._engine.traffic = restored_traffic(state)
+        self._run.record("resume", state["step"], checkpoint=checkpoint.name)
+        return int(state["step"])
 
     def _step(self, step: int) -> StepResult:
         settings = self._settings
@@ -161,12 +177,11 @@ class Trainer:
         self._reporter.on_step(record)
         return result
 
-    def _evaluate(self, step: int) -> float:
+    def _evaluate(self, step: int) -> None:
         metrics = self._evaluator.evaluate(step, "quantized")
-        self._evaluations[step] = metrics["loss"]
+        self._evaluations[step] = metrics
         record = self._run.record("eval", step, boundary="quantized", **metrics)
         self._reporter.on_evaluation(record)
-        return metrics["loss"]
 
     def _save(self, step: int) -> None:
         folder = self._run.path / "checkpoints"
@@ -186,8 +201,7 @@ class Trainer:
     def _drop_old(self, folder: Path) -> None:
         """Keep the newest few and the one with the best evaluation."""
         names = good_checkpoints(folder)
-        scored = {p: self._evaluations.get(int(p.name[5:])) for p in names}
-        best = min((p for p in names if scored[p] is not None), key=lambda p: scored[p], default=None)
+        best = best_checkpoint(names, {k: m["loss"] for k, m in self._evaluations.items()})
         for path in names[: -self._settings.keep_last]:
             if path != best:
                 remove_folder(path)
@@ -213,16 +227,18 @@ class Trainer:
         self._save_final_quantizers()
         self._save_bits("final")
         last_step = self._settings.max_steps
+        before, after = self._evaluations[0], self._evaluations[last_step]
         result = {
-            "loss_before": self._first_loss,
-            "loss_after": self._evaluations[last_step],
+            "steps": last_step,
+            **{f"{name}_before": value for name, value in before.items()},
+            **{f"{name}_after": value for name, value in after.items()},
             **_bits_summary(last.traffic, self._engine.traffic),
             "evaluation_bytes": self._engine.evaluation_traffic.total_bytes,
             "seconds": round(seconds, 2),
             "peak_memory_mib": round(peak_memory_mib()),
         }
         self._run.record("end", last_step, **result)
-        self._run.update(status="done", ended=utc_now(), exit_code=0, steps=last_step, result=result)
+        self._run.update(status="done", ended=utc_now(), exit_code=0, result=result)
         return result
 
     def _save_final_quantizers(self) -> None:

@@ -1,0 +1,75 @@
+"""`amaqctl profile`: list, show and check profiles, and print their JSON Schema."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
+from amaqctl.errors import Problem, ProfileError
+from amaqctl.profile import load_profile, profile_schema, shipped_names
+
+app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_profiles(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
+    """The shipped profiles, with what each is for."""
+    with command("amaqctl.profile-list/1", json=json, quiet=quiet, traceback=traceback) as session:
+        found = {name: load_profile(name).profile.description or "" for name in shipped_names()}
+        width = max(map(len, found))
+        text = "\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in found.items())
+        session.result({"profiles": found}, text, "\n".join(found))
+
+
+@app.command("show")
+def show_profile(
+    name: Annotated[str, typer.Argument(help="A profile file or a shipped name.")],
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With every default written out.")
+    ] = False,
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Print a profile as YAML that trains as is."""
+    with command("amaqctl.profile-show/1", json=json, quiet=quiet, traceback=traceback) as session:
+        loaded = load_profile(name, set_ or [])
+        as_written = loaded.path.read_text("utf-8") if not (resolved or set_) else None
+        text = (as_written or loaded.resolved_yaml()).rstrip("\n")
+        session.result({"path": str(loaded.path), "profile": loaded.profile.model_dump()}, text, text)
+
+
+@app.command("check")
+def check_profiles(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Profiles to check.")],
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Check profiles, options of installed quantizers and tasks included; exit 3 on a fault."""
+    with command("amaqctl.profile-check/1", json=json, quiet=quiet, traceback=traceback) as session:
+        problems: list[Problem] = []
+        for file in files:
+            try:
+                loaded = load_profile(file, set_ or [])
+                from amaqctl.build import resolve_parts
+
+                resolve_parts(loaded)
+            except ProfileError as error:
+                problems += error.problems
+        if problems:
+            raise ProfileError(f"{len(problems)} errors in {len(files)} files", problems=problems)
+        session.result({"checked": files}, f"{len(files)} checked, no faults", "")
+
+
+@app.command("schema")
+def print_schema(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
+    """The JSON Schema of a profile, for editors."""
+    with command("amaqctl.profile-schema/1", json=json, quiet=quiet, traceback=traceback) as session:
+        text = json_module.dumps(profile_schema(), indent=2)
+        session.result({"schema": profile_schema()}, text, text)

@@ -1,0 +1,99 @@
+"""The one place that knows rich: tables, the progress panel, sparklines, sizes, durations.
+
+On a terminal a table drops whole columns until it fits, and says so; a number is never cropped.
+In a pipe a table is tab-separated.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def mib(num_bytes: float) -> str:
+    """A size in MiB (or GiB), with a digit or two after the point."""
+    value = num_bytes / 2**20
+    return f"{value / 1024:.2f} GiB" if value >= 1024 else f"{value:.2f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last values as bars, low to high; a flat series is a low line."""
+    shown = list(values)[-width:]
+    low, high = min(shown), max(shown)
+    if high == low:
+        return _BARS[0] * len(shown)
+    return "".join(_BARS[int((v - low) / (high - low) * (len(_BARS) - 1))] for v in shown)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], is_terminal: bool | None = None) -> str:
+    """A table as text.
+
+    Args:
+        header: column names, most important first: the last ones are dropped first.
+        rows: cells.
+        is_terminal: None asks stdout.
+
+    Returns:
+        Aligned columns for a terminal, tab-separated lines for a pipe.
+    """
+    if not (sys.__stdout__.isatty() if is_terminal is None and sys.__stdout__ else is_terminal):
+        return "\n".join("\t".join(row) for row in [header, *rows])
+    width = Console().width
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    num_columns = len(header)
+    while num_columns > 1 and sum(widths[:num_columns]) + 2 * (num_columns - 1) > width:
+        num_columns -= 1
+    dropped = header[num_columns:]
+    if dropped:
+        print(f"columns left out for width: {', '.join(dropped)}", file=sys.stderr)
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.ljust(w) if i == 0 or not _is_number(cell) and row is not header else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row[:num_columns], widths, strict=False))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Name and value a line, names padded to one width."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def progress_panel(title: str, done: int, total: int, rows: Sequence[tuple[str, str, str]]) -> Panel:
+    """The training panel: a bar over ``done`` of ``total`` and rows of name, sparkline, text."""
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row("step", ProgressBar(total=total, completed=done, width=24), f"{done}/{total}")
+    grid = Table.grid(padding=(0, 1))
+    for row in rows:
+        grid.add_row(*row)
+    return Panel(Group(bar, grid), title=title, title_align="left", subtitle="Ctrl-C: save and stop")
+
+
+def as_text(renderable: object, width: int) -> str:
+    """Render to plain text of a given width (tests and logs)."""
+    console = Console(file=io.StringIO(), width=width, height=40, color_system=None)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _is_number(cell: str) -> bool:
+    return bool(cell) and cell.lstrip("+-")[:1].isdigit()
