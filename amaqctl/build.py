@@ -287,7 +287,9 @@ def _channel(
     part = parts.activation if role == "activation" else parts.gradient
     pair = _pair(part, site)
     if role == "gradient" and pair.sender.param_groups():
-        message = f"'{part.name}' learns from the gradient it would quantize; nothing would train it"
+        message = (
+            f"'{part.name}' learns from the gradient it would quantize; nothing would train it"
+        )
         hint_place = loaded.problem_at("quantizers.gradient.name", message)
         raise profile_error([hint_place])
     # float32 without quantization has two 16-bit codes a value.
@@ -318,5 +320,3 @@ def _set_determinism(deterministic: bool) -> None:
         # CUDA's matrix products are deterministic only with a fixed workspace.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-
-

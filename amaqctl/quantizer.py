@@ -180,6 +180,17 @@ def rows_of(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(torch.float32)
 
 
+def restored(values: Tensor, quantized: QuantizedTensor) -> Tensor:
+    """Decoded float32 values in the shape and dtype of the tensor that was sent.
+
+    Rounding can lift float16's largest values (65504) beyond what it holds; they stay there.
+    """
+    if quantized.dtype == torch.float16:
+        largest = torch.finfo(torch.float16).max
+        values = values.clamp(-largest, largest)
+    return values.to(quantized.dtype).reshape(quantized.shape)
+
+
 def side_values(values: Tensor, dtype: ScaleDtype) -> Tensor:
     """``values`` rounded to the dtype they travel in, so that both ends compute with the same.
 

@@ -162,10 +162,8 @@ def _unpack_columns(bytes_KCb: Tensor, dtype: torch.dtype) -> Tensor:
     num_k, num_columns, bits = bytes_KCb.shape
     if bits == 16:
         words = bytes_KCb.reshape(-1).view(torch.int16)
-        return words.reshape(num_k, num_columns, BLOCK_ROWS).transpose(1, 2).to(dtype)
-    codes_K8C = torch.zeros(
-        (num_k, BLOCK_ROWS, num_columns), dtype=dtype, device=bytes_KCb.device
-    )
+        return words.reshape(num_k, num_columns, BLOCK_ROWS).transpose(1, 2).contiguous().to(dtype)
+    codes_K8C = torch.zeros((num_k, BLOCK_ROWS, num_columns), dtype=dtype, device=bytes_KCb.device)
     if not bits:
         return codes_K8C
     eight_KC8 = torch.zeros((num_k, num_columns, 8), dtype=torch.uint8, device=bytes_KCb.device)

@@ -12,9 +12,7 @@ from amaqctl.cli.session import Json, Quiet, Traceback, command
 
 
 def plugins(
-    name: Annotated[
-        str | None, typer.Argument(help="Show the options of this quantizer.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Show the options of this quantizer.")] = None,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -23,15 +21,17 @@ def plugins(
     with command("amaqctl.plugins/1", json=json, quiet=quiet, traceback=traceback) as session:
         if name is not None:
             data = _options(name)
-            rows = [[o["option"], o["type"], o["default"], o["description"]] for o in data["options"]]
+            rows = [
+                [o["option"], o["type"], o["default"], o["description"]] for o in data["options"]
+            ]
             text = render.table(["option", "type", "default", "description"], rows)
             session.result(data, text, "\n".join(row[0] for row in rows))
             return
         offers = registry.offers(registry.QUANTIZERS)
-        rows = [
-            [o.name, "built in" if o.built_in else o.distribution, o.version] for o in offers
-        ]
-        data = {"quantizers": [dict(zip(("name", "from", "version"), r, strict=True)) for r in rows]}
+        rows = [[o.name, "built in" if o.built_in else o.distribution, o.version] for o in offers]
+        data = {
+            "quantizers": [dict(zip(("name", "from", "version"), r, strict=True)) for r in rows]
+        }
         text = render.table(["name", "from", "version"], rows)
         session.result(data, text, "\n".join(row[0] for row in rows))
 

@@ -40,7 +40,9 @@ def show_profile(
         loaded = load_profile(name, set_ or [])
         as_written = loaded.path.read_text("utf-8") if not (resolved or set_) else None
         text = (as_written or loaded.resolved_yaml()).rstrip("\n")
-        session.result({"path": str(loaded.path), "profile": loaded.profile.model_dump()}, text, text)
+        session.result(
+            {"path": str(loaded.path), "profile": loaded.profile.model_dump()}, text, text
+        )
 
 
 @app.command("check")
@@ -70,6 +72,8 @@ def check_profiles(
 @app.command("schema")
 def print_schema(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
     """The JSON Schema of a profile, for editors."""
-    with command("amaqctl.profile-schema/1", json=json, quiet=quiet, traceback=traceback) as session:
+    with command(
+        "amaqctl.profile-schema/1", json=json, quiet=quiet, traceback=traceback
+    ) as session:
         text = json_module.dumps(profile_schema(), indent=2)
         session.result({"schema": profile_schema()}, text, text)

@@ -95,10 +95,18 @@ class TrainingProgress:
         speed = (record["step"] - self._first_step) / max(time.monotonic() - self._started, 1e-9)
         raw = record["wire/total_bytes"]
         rows = [
-            ("loss", sparkline(losses, _SPARK_WIDTH), f"{losses[-1]:.3f}  eval {evaluation:.3f} @ {step}"),
+            (
+                "loss",
+                sparkline(losses, _SPARK_WIDTH),
+                f"{losses[-1]:.3f}  eval {evaluation:.3f} @ {step}",
+            ),
             ("bits act", *self._bits_row("activation")),
             ("bits grad", *self._bits_row("gradient")),
-            ("wire/step", sparkline([r["wire/total_bytes"] for r in self._records], _SPARK_WIDTH), mib(raw)),
+            (
+                "wire/step",
+                sparkline([r["wire/total_bytes"] for r in self._records], _SPARK_WIDTH),
+                mib(raw),
+            ),
             ("speed", "", f"{speed:.2f} steps/s  {self._time_left()} left"),
         ]
         return progress_panel(f"amaqctl train  {self._title}", record["step"], self._total, rows)
@@ -107,7 +115,9 @@ class TrainingProgress:
         series = [_bits(r, role) for r in self._records]
         record = self._records[-1]
         lows = [v for k, v in record.items() if k.startswith("bits/") and k.endswith(f"{role}_min")]
-        highs = [v for k, v in record.items() if k.startswith("bits/") and k.endswith(f"{role}_max")]
+        highs = [
+            v for k, v in record.items() if k.startswith("bits/") and k.endswith(f"{role}_max")
+        ]
         span = f"  widths {min(lows)}-{max(highs)}" if lows else ""
         return sparkline(series, _SPARK_WIDTH), f"{series[-1]:.2f} a value on the wire{span}"
 

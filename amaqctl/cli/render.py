@@ -40,7 +40,9 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[int((v - low) / (high - low) * (len(_BARS) - 1))] for v in shown)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], is_terminal: bool | None = None) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], is_terminal: bool | None = None
+) -> str:
     """A table as text.
 
     Args:
@@ -77,14 +79,18 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
 
 
-def progress_panel(title: str, done: int, total: int, rows: Sequence[tuple[str, str, str]]) -> Panel:
+def progress_panel(
+    title: str, done: int, total: int, rows: Sequence[tuple[str, str, str]]
+) -> Panel:
     """The training panel: a bar over ``done`` of ``total`` and rows of name, sparkline, text."""
     bar = Table.grid(padding=(0, 1))
     bar.add_row("step", ProgressBar(total=total, completed=done, width=24), f"{done}/{total}")
     grid = Table.grid(padding=(0, 1))
     for row in rows:
         grid.add_row(*row)
-    return Panel(Group(bar, grid), title=title, title_align="left", subtitle="Ctrl-C: save and stop")
+    return Panel(
+        Group(bar, grid), title=title, title_align="left", subtitle="Ctrl-C: save and stop"
+    )
 
 
 def as_text(renderable: object, width: int) -> str:

@@ -21,8 +21,12 @@ def train(
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder itself.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="First part of the run's name.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Short for --set train.seed=N.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="First part of the run's name.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Short for --set train.seed=N.")
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", help="Short for --set train.max_steps=N.")
     ] = None,

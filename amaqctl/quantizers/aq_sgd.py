@@ -33,6 +33,7 @@ from amaqctl.quantizer import (
     ScaleDtype,
     Site,
     TensorContext,
+    restored,
     rounding_noise,
     rows_of,
     side_values,
@@ -102,9 +103,9 @@ class AqSgdQuantizer(Quantizer):
                 sender `forget` it, and it comes in full.
         """
         if not self._remembers(context):
-            return self._decode(quantized).to(quantized.dtype).reshape(quantized.shape)
+            return restored(self._decode(quantized), quantized)
         self._check_ids(context, quantized.shape)
-        return self._remember(quantized, context).to(quantized.dtype)
+        return restored(self._remember(quantized, context), quantized)
 
     def forget(self, sample_ids: tuple[int, ...]) -> None:
         """Send these samples in full at their next visit (both ends must be told)."""
@@ -115,7 +116,8 @@ class AqSgdQuantizer(Quantizer):
         return context.role == "activation" and context.training
 
     def _check_ids(self, context: TensorContext, shape: torch.Size | tuple[int, ...]) -> None:
-        if len(shape) != 3 or len(set(context.sample_ids)) != shape[0]:
+        num_ids = len(context.sample_ids)
+        if len(shape) != 3 or not num_ids == len(set(context.sample_ids)) == shape[0]:
             raise QuantizationError(
                 f"aq-sgd needs a different sample id for each of the {shape[0]} rows of a "
                 f"(batch, tokens, channels) tensor, got the ids {list(context.sample_ids)}"
@@ -150,7 +152,7 @@ class AqSgdQuantizer(Quantizer):
                 self.memory.forget(sample)
                 value_TC = next(full).to(torch.float32)
             remembered.append(self.memory.store(sample, value_TC))
-        return torch.stack(remembered)
+        return torch.stack(remembered) if remembered else torch.zeros(quantized.shape)
 
     def _encode(self, values_RC: Tensor, context: TensorContext) -> tuple[PackedCodes, Tensor]:
         allocation = BitAllocation.uniform(self.config.bits, values_RC.shape[1])

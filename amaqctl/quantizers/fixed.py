@@ -23,6 +23,7 @@ from amaqctl.quantizer import (
     QuantizerConfig,
     ScaleDtype,
     TensorContext,
+    restored,
     rounding_noise,
     rows_of,
     side_values,
@@ -71,7 +72,7 @@ class FixedQuantizer(Quantizer):
         """x̂ = code · s."""
         assert quantized.codes is not None
         scale = step_size(quantized.side["range"].float(), quantized.codes.allocation)
-        return decode(quantized.codes, scale).to(quantized.dtype).reshape(quantized.shape)
+        return restored(decode(quantized.codes, scale), quantized)
 
     def _allocation_for(self, num_channels: int, context: TensorContext) -> BitAllocation:
         if self.config.bits != "received":

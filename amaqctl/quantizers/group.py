@@ -28,6 +28,7 @@ from amaqctl.quantizer import (
     QuantizerConfig,
     ScaleDtype,
     TensorContext,
+    restored,
     rounding_noise,
     rows_of,
     side_values,
@@ -83,7 +84,7 @@ class GroupQuantizer(Quantizer):
             self._to_channels(self._scale_RG(quantized.side["range"]), num_channels),
             zero_point=self._zero_point(quantized.side, num_channels),
         )
-        return values_RC.to(quantized.dtype).reshape(quantized.shape)
+        return restored(values_RC, quantized)
 
     def _group_bounds(self, values_RC: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bound (R, G) of each group; the lower one is 0 on the symmetric grid."""

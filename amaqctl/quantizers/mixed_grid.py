@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation, decode, encode, step_size
-from amaqctl.quantizer import QuantizedTensor, ScaleDtype, side_values
+from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MixedGrid:
         values_BTC = self._from_matrix(matrix_RK, shape_BTC)
         if "mean" in quantized.side:
             values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
-        return values_BTC.to(quantized.dtype).reshape(quantized.shape)
+        return restored(values_BTC, quantized)
 
     def _mean(self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation) -> Tensor | None:
         """Means of the channels that need one: all when centring, else those of width 0."""
