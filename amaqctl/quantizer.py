@@ -176,8 +176,11 @@ class Quantizer(nn.Module, ABC):
 
 
 def rows_of(x: Tensor) -> Tensor:
-    """x as float32 rows (R, C): leading dimensions flattened, channels last."""
-    return x.reshape(-1, x.shape[-1]).to(torch.float32)
+    """x as float32 rows (R, C): leading dimensions flattened, channels last.
+
+    Contiguous, since the order in which sums are taken, hence their last bit, follows memory.
+    """
+    return x.reshape(-1, x.shape[-1]).to(torch.float32).contiguous()
 
 
 def restored(values: Tensor, quantized: QuantizedTensor) -> Tensor:

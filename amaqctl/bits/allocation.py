@@ -53,7 +53,7 @@ class BitAllocation:
 
     @property
     def uniform_width(self) -> int | None:
-        """The one width that all columns share, in bits; None when they differ or there are none."""
+        """The width in bits that all columns share; None when they differ or there are none."""
         distinct = self.widths_C.unique()
         return int(distinct) if distinct.numel() == 1 else None
 

@@ -52,7 +52,7 @@ def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
     Raises:
         QuantizationError: shapes disagree, or a code does not fit its width.
     """
-    num_rows, num_columns = codes_RC.shape
+    num_columns = codes_RC.shape[1]
     if widths_C.shape != (num_columns,):
         raise QuantizationError(f"{num_columns} columns of codes but {widths_C.numel()} bit-widths")
     _check_codes_fit(codes_RC, widths_C)

@@ -1,4 +1,4 @@
-"""What is shown while training: a panel on a terminal, one greppable line now and then elsewhere."""
+"""What is shown while training: a panel on a terminal, a greppable line now and then elsewhere."""
 
 from __future__ import annotations
 

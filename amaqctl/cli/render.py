@@ -66,7 +66,7 @@ def table(
     lines = []
     for row in [header, *rows]:
         cells = [
-            cell.ljust(w) if i == 0 or not _is_number(cell) and row is not header else cell.rjust(w)
+            cell.ljust(w) if i == 0 or (not _is_number(cell) and row is not header) else cell.rjust(w)
             for i, (cell, w) in enumerate(zip(row[:num_columns], widths, strict=False))
         ]
         lines.append("  ".join(cells).rstrip())

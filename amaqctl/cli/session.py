@@ -73,12 +73,11 @@ class Session:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         if self.json:
-            body = {"id": error.error_id, "message": error.message}
+            body: dict[str, Any] = {"id": error.error_id, "message": error.message}
             body |= {"where": error.where, "hint": error.hint}
-            problems = [str(p) for p in error.problems] if isinstance(error, ProfileError) else []
-            self._print_document(
-                {"ok": False, "error": {**body, **({"problems": problems} if problems else {})}}
-            )
+            if isinstance(error, ProfileError) and error.problems:
+                body["problems"] = [str(problem) for problem in error.problems]
+            self._print_document({"ok": False, "error": body})
 
     def _print_document(self, body: dict[str, Any]) -> None:
         print(json.dumps({"schema": self.schema, **body}, allow_nan=False), file=self.stdout)

@@ -77,9 +77,14 @@ class AmaqQuantizer(Quantizer):
         target_bits: float | None = Field(
             4.0, ge=0, le=8, description="mean width at the end; null in paper mode"
         )
-        start_bits: float = Field(8.0, ge=0, le=8, description="mean width at the start")
+        start_bits: float = Field(
+            8.0, ge=0, le=8, description="mean width at the start; never above max_bits"
+        )
         fall: float = Field(
-            0.0, ge=0, le=1, description="share of the run over which the mean falls, linearly"
+            0.0,
+            ge=0,
+            le=1,
+            description="share of the run, after calibration, over which the mean falls linearly",
         )
         start: Literal["water-filling", "flat"] = Field(
             "water-filling", description="gates from the first gradients, or all equal"
@@ -106,6 +111,9 @@ class AmaqQuantizer(Quantizer):
             defaults = dict(_PAPER) if data.get("mode") == "paper" else {}
             if data.get("axis") == "position" or data.get("scale", "channel") != "channel":
                 defaults.setdefault("min_bits", 2)
+            highest = data.get("max_bits")
+            if isinstance(highest, int) and 0 < highest < 8:
+                defaults["start_bits"] = float(highest)
             return {**defaults, **data}
 
         @model_validator(mode="after")
@@ -120,16 +128,17 @@ class AmaqQuantizer(Quantizer):
                 raise ValueError("start: water-filling belongs to mode: budget")
             if self.min_bits < 2 and (self.scale != "channel" or self.axis == "position"):
                 raise ValueError("widths of 0 and 1 need axis: channel and scale: channel")
-            for name in ("target_bits", "start_bits"):
-                bits = getattr(self, name)
-                if bits is not None and not self.min_bits <= bits <= self.max_bits:
+            if self.clip is not None and self.scale == "token":
+                raise ValueError("clip limits the range of a channel, and scale: token has none")
+            for name in ("target_bits", "start_bits") if self.mode == "budget" else ():
+                if not self.min_bits <= getattr(self, name) <= self.max_bits:
                     raise ValueError(f"{name} must lie between min_bits and max_bits")
             return self
 
     gates_K: nn.Parameter
     gradient_energy_K: Tensor
     range_energy_K: Tensor
-    num_observed: Tensor
+    num_observed_K: Tensor
     is_calibrated: Tensor
 
     def __init__(self, config: AmaqQuantizer.Config, site: Site) -> None:
@@ -139,7 +148,7 @@ class AmaqQuantizer(Quantizer):
         self.gates_K = nn.Parameter(torch.full((num_columns,), initial))
         self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
         self.register_buffer("range_energy_K", torch.zeros(num_columns))
-        self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("num_observed_K", torch.zeros(num_columns, dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.tensor(config.start == "flat"))
         self._grid = MixedGrid(
             axis=config.axis,
@@ -181,9 +190,9 @@ class AmaqQuantizer(Quantizer):
         assert residual_BTC is not None, "surrogate without quantize"
         columns = self._columns(x, context)
         if not self.is_calibrated:
-            watched = x.view_as(x)
-            if watched.requires_grad:
-                watched.register_hook(lambda grad: self._observe(grad, columns))
+            # Watched also where nothing before the cut learns.
+            watched = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            watched.register_hook(lambda grad: self._observe(grad, columns))
             return watched
         bits_K = self._fractional_bits(context)[columns].to(x.device)
         width_K = self._widths_at(context)[columns].to(x.device, torch.float32)
@@ -243,30 +252,35 @@ class AmaqQuantizer(Quantizer):
 
     def _budget(self, context: TensorContext) -> float:
         """Mean width in bits at this step."""
-        start, target = self.config.start_bits, self.config.target_bits
+        start, target = float(self.config.start_bits), float(self.config.target_bits)
         if not self.is_calibrated:
             return start
         first = self.config.calibration_steps if self.config.start == "water-filling" else 0
-        falling_steps = self.config.fall * context.total_steps
-        done = (context.step - first) / falling_steps if falling_steps else 1.0
-        return start + (target - start) * min(max(done, 0.0), 1.0)
+        # Counted such that the last training step is on target even with fall: 1.
+        falling_steps = self.config.fall * (context.total_steps - 1 - first)
+        done = (context.step - first) / falling_steps if falling_steps > 0 else 1.0
+        return start + (target - start) * min(max(float(done), 0.0), 1.0)
 
     def _observe(self, gradient: Tensor, columns: slice) -> None:
         dims = (-1,) if self.config.axis == "position" else ()
         energy = gradient.detach().to(torch.float32).square()
         energy = energy.mean(dims) if dims else energy
         self.gradient_energy_K[columns] += energy.reshape(-1, energy.shape[-1]).mean(0)
-        self.num_observed += 1
+        self.num_observed_K[columns] += 1
 
     def _calibrate_when_due(self, context: TensorContext) -> None:
         """Set the gates by water-filling once enough steps have been looked at."""
         due = context.training and context.step >= self.config.calibration_steps
-        if bool(self.is_calibrated) or not due or not bool(self.num_observed):
+        is_seen_K = self.num_observed_K > 0
+        if bool(self.is_calibrated) or not due or not bool(is_seen_K.any()):
             return
+        count_K = self.num_observed_K.double()
+        sensitivity_K = (self.gradient_energy_K / count_K) * (self.range_energy_K / count_K)
+        # A position beyond every sequence so far has nothing to say: it gets the mean width.
+        log_K = sensitivity_K.clamp(min=torch.finfo(torch.float32).tiny).log2()
+        sensitivity_K = torch.where(is_seen_K, log_K, log_K[is_seen_K].mean()).exp2()
         low, high = float(self.config.min_bits), float(self.config.max_bits)
-        bits_K = bit_budget.water_filling(
-            self.gradient_energy_K * self.range_energy_K, low, high, self.config.target_bits
-        )
+        bits_K = bit_budget.water_filling(sensitivity_K, low, high, self.config.target_bits)
         shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # keep a slope at the ends
         with torch.no_grad():
             self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)

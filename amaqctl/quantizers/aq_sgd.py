@@ -136,7 +136,7 @@ class AqSgdQuantizer(Quantizer):
                     where=f"link {context.link} step {context.step}",
                     hint="let the sender forget the sample, so that it comes in full",
                 )
-        full = iter(quantized.side["full"] if "full" in quantized.side else ())
+        full = iter(quantized.side.get("full", ()))
         changes = iter(
             self._decode(quantized).reshape(-1, num_positions, num_channels)
             if quantized.codes

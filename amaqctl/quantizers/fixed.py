@@ -92,8 +92,19 @@ class FixedQuantizer(Quantizer):
     def _range(self, values_RC: Tensor, allocation: BitAllocation) -> Tensor:
         dims = _REDUCED_DIMS[self.config.scale]
         if values_RC.numel() == 0:
-            return values_RC.new_zeros([1 if d in dims else n for d, n in enumerate(values_RC.shape)])
+            return values_RC.new_zeros(
+                [1 if d in dims else n for d, n in enumerate(values_RC.shape)]
+            )
         magnitude_RC = values_RC.abs()
         if allocation.uniform_width == 1:
             return magnitude_RC.mean(dims, keepdim=True)
-        return magnitude_RC.amax(dims, keepdim=True)
+        peak = magnitude_RC.amax(dims, keepdim=True)
+        is_sign_C = (allocation.widths_C == 1).to(peak.device)
+        if not bool(is_sign_C.any()):
+            return peak
+        if self.config.scale != "channel":
+            raise QuantizationError(
+                "columns of one bit and of more cannot share a scale",
+                hint="set scale: channel, or let the activation's widths be 2 or more",
+            )
+        return torch.where(is_sign_C, magnitude_RC.mean(dims, keepdim=True), peak)

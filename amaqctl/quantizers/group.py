@@ -89,7 +89,7 @@ class GroupQuantizer(Quantizer):
     def _group_bounds(self, values_RC: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bound (R, G) of each group; the lower one is 0 on the symmetric grid."""
         num_rows, num_channels = values_RC.shape
-        size = self.config.group_size
+        size = min(self.config.group_size, num_channels)  # a group never reaches beyond the token
         num_groups = -(-num_channels // size)
         missing = num_groups * size - num_channels
         grouped = functional.pad(values_RC, (0, missing)).reshape(num_rows, num_groups, size)

@@ -55,17 +55,18 @@ class MixedGrid:
         if mean_C is not None:
             side["mean"] = mean_C
             values_BTC = (values_BTC - self._spread_mean(mean_C, allocation)) * is_token_BT1
-        side.update(self._ranges(values_BTC, allocation))
+        side.update(self._ranges(values_BTC, is_token_BT1, allocation))
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         matrix_RK = self._to_matrix(values_BTC)
         codes = encode(matrix_RK, step_size(range_RK, allocation), allocation)
         unclipped = None
         if self.clip is not None:
-            unclipped = self._from_matrix((matrix_RK.abs() <= range_RK).float(), values_BTC.shape)
+            is_unclipped_RK = matrix_RK.abs() <= range_RK
+            if self.axis == "channel":  # nothing is clipped where no grid is
+                is_unclipped_RK |= (allocation.widths_C < 2).to(is_unclipped_RK.device)
+            unclipped = self._from_matrix(is_unclipped_RK.float(), values_BTC.shape)
             unclipped = unclipped.reshape(x.shape)
-        peak_K = range_RK.expand(-1, allocation.num_columns).amax(0) if len(range_RK) else None
-        if peak_K is None:
-            peak_K = torch.zeros(allocation.num_columns)
+        peak_K = _amax(range_RK.expand(-1, allocation.num_columns), 0)
         return QuantizedTensor(tuple(x.shape), x.dtype, codes, side), peak_K, unclipped
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
@@ -98,28 +99,26 @@ class MixedGrid:
         mean_C[(allocation.widths_C == 0).to(mean.device)] = mean.to(torch.float32)
         return mean_C
 
-    def _ranges(self, values_BTC: Tensor, allocation: BitAllocation) -> dict[str, Tensor]:
+    def _ranges(
+        self, values_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
+    ) -> dict[str, Tensor]:
         magnitude_BTC = values_BTC.abs()
         if self.scale == "token":
             return {"token_range": self._sent(_amax(magnitude_BTC, -1))}
-        peak_C = self._clipped(magnitude_BTC)
+        mean_C = magnitude_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
+        peak_C = _amax(magnitude_BTC.reshape(-1, magnitude_BTC.shape[-1]), 0)
+        if self.clip is not None:
+            peak_C = torch.minimum(peak_C, self.clip * mean_C)
         if self.axis == "channel":
             widths_C = allocation.widths_C.to(peak_C.device)
-            mean_C = magnitude_BTC.sum((0, 1)) / max(1, magnitude_BTC[..., 0].numel())
             peak_C = torch.where(widths_C == 1, mean_C, peak_C)[widths_C > 0]
         range_C = self._sent(peak_C)
         if self.scale == "channel":
             return {"range": range_C}
         full_C = self._all_channels(range_C, allocation)
-        share_BT = _amax(magnitude_BTC / full_C.clamp(min=torch.finfo(torch.float32).tiny), -1)
-        return {"range": range_C, "token_share": self._sent(share_BT)}
-
-    def _clipped(self, magnitude_BTC: Tensor) -> Tensor:
-        peak_C = _amax(magnitude_BTC.reshape(-1, magnitude_BTC.shape[-1]), 0)
-        if self.clip is None:
-            return peak_C
-        mean_C = magnitude_BTC.sum((0, 1)) / max(1, magnitude_BTC[..., 0].numel())
-        return torch.minimum(peak_C, self.clip * mean_C)
+        # A range that was rounded to zero says nothing about its token; above 1 would unclip.
+        share_BT = _amax(magnitude_BTC / torch.where(full_C > 0, full_C, torch.inf), -1)
+        return {"range": range_C, "token_share": self._sent(share_BT.clamp(max=1.0))}
 
     def _sent(self, values: Tensor) -> Tensor:
         return side_values(values, self.scale_dtype)
@@ -134,7 +133,10 @@ class MixedGrid:
         return full_C
 
     def _range_matrix(
-        self, side: Mapping[str, Tensor], allocation: BitAllocation, shape_BTC: tuple[int, ...] | torch.Size
+        self,
+        side: Mapping[str, Tensor],
+        allocation: BitAllocation,
+        shape_BTC: tuple[int, ...] | torch.Size,
     ) -> Tensor:
         """Ranges in a shape that broadcasts to the packed matrix (R, K)."""
         if self.scale == "token":
@@ -166,7 +168,8 @@ def _shape_BTC(shape: tuple[int, ...] | torch.Size) -> tuple[int, int, int]:
 
 
 def _as_BTC(x: Tensor) -> Tensor:
-    return x.to(torch.float32).reshape(_shape_BTC(x.shape))
+    # Contiguous: the order in which sums are taken, hence their last bit, follows memory.
+    return x.to(torch.float32).contiguous().reshape(_shape_BTC(x.shape))
 
 
 def _amax(values: Tensor, dim: int) -> Tensor:

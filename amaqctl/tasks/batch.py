@@ -29,8 +29,8 @@ class Batch:
         sample_ids: ``Example.sample_id`` of each.
     """
 
-    input_ids_BT: Tensor  # noqa: N815 - shape letters
-    labels_BT: Tensor  # noqa: N815
+    input_ids_BT: Tensor
+    labels_BT: Tensor
     lengths: tuple[int, ...]
     sample_ids: tuple[int, ...]
 
@@ -40,7 +40,7 @@ class Batch:
         return int((self.labels_BT[:, 1:] != IGNORE_INDEX).sum())
 
     @property
-    def attention_mask_BT(self) -> Tensor:  # noqa: N802
+    def attention_mask_BT(self) -> Tensor:
         """int64, 1 on tokens and 0 on padding; on the device of the tokens."""
         device = self.input_ids_BT.device
         positions_T = torch.arange(self.input_ids_BT.shape[1], device=device)

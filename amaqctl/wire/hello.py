@@ -83,11 +83,11 @@ def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, Any, Any] 
             if found:
                 return found
         return None
-    if isinstance(mine, (list, tuple)) and isinstance(theirs, (list, tuple)):
-        if len(mine) == len(theirs):
-            for index, pair in enumerate(zip(mine, theirs, strict=True)):
-                found = _first_difference(*pair, f"{key}[{index}]")
-                if found:
-                    return found
-            return None
+    are_lists = isinstance(mine, list | tuple) and isinstance(theirs, list | tuple)
+    if are_lists and len(mine) == len(theirs):
+        for index, pair in enumerate(zip(mine, theirs, strict=True)):
+            found = _first_difference(*pair, f"{key}[{index}]")
+            if found:
+                return found
+        return None
     return None if mine == theirs else (key, mine, theirs)

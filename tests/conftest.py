@@ -1,0 +1,34 @@
+"""One thread, and a cache of our own: results and speed do not depend on who else runs here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache() -> Iterator[None]:
+    """A cache folder for this session, unless the caller named one."""
+    if "AMAQCTL_CACHE" in os.environ:
+        yield
+        return
+    # Outside of pytest's own folders: tests may look at what is left in those.
+    folder = tempfile.mkdtemp(prefix="amaqctl-cache-")
+    os.environ["AMAQCTL_CACHE"] = folder
+    yield
+    del os.environ["AMAQCTL_CACHE"]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def usual_algorithms() -> Iterator[None]:
+    """Building a profile may switch torch to deterministic algorithms; switch it back."""
+    yield
+    torch.use_deterministic_algorithms(False)

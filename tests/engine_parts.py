@@ -1,0 +1,155 @@
+"""Engines put together by hand from a model folder, and a task made of random tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from amaqctl import registry
+from amaqctl.engine.engine import Engine
+from amaqctl.engine.link import Channel, Link, QuantizerPair
+from amaqctl.engine.stage import Stage
+from amaqctl.model.cut import Cuts, stage_ranges
+from amaqctl.model.lora import LoraSettings, attach_lora, lora_parameters
+from amaqctl.model.source import ModelSource, load_config, num_layers
+from amaqctl.model.stage_model import enable_gradient_checkpointing, load_stage
+from amaqctl.quantizer import Role, Site
+from amaqctl.tasks.task import IGNORE_INDEX, Example, Split, Task
+from amaqctl.transports.loopback import LoopbackTransport
+from amaqctl.transports.transport import Address
+from amaqctl.wire import Limits
+
+SEED = 17
+LR = 1e-2
+LORA = LoraSettings(r=4, alpha=8, dropout=0.0, target_modules="all-linear")
+
+
+class CountingTransport(LoopbackTransport):
+    """The loopback, keeping every byte string that was handed to it."""
+
+    def __init__(self) -> None:
+        super().__init__(LoopbackTransport.Config())
+        self.sent: list[tuple[Address, bytes]] = []
+
+    def send(self, address: Address, data: bytes) -> None:
+        self.sent.append((address, data))
+        super().send(address, data)
+
+    def bytes_by_address(self) -> Counter[Address]:
+        counted: Counter[Address] = Counter()
+        for address, data in self.sent:
+            counted[address] += len(data)
+        return counted
+
+
+def pair_of(name: str, options: dict[str, Any], site: Site) -> QuantizerPair:
+    cls = registry.load(registry.QUANTIZERS, name)
+    return QuantizerPair(name, *(cls(cls.Config(**options), site) for _ in range(2)))
+
+
+def engine_of(
+    source: ModelSource,
+    cuts: Cuts,
+    *,
+    transport: LoopbackTransport,
+    dtype: torch.dtype = torch.float32,
+    micro_batches: int = 1,
+    checkpointed: bool = False,
+    quantizers: tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]] = (
+        ("none", {}),
+        ("none", {}),
+    ),
+    lora: LoraSettings = LORA,
+) -> Engine:
+    """All stages in this process; a quantizer (name, options) for each role."""
+    models = [load_stage(source, r, dtype) for r in stage_ranges(num_layers(load_config(source)), cuts)]
+    engine = Engine({}, len(models), micro_batches, total_steps=5)
+    links = []
+    for index in range(len(models) - 1):
+        channels = []
+        for role, (name, options) in zip(("activation", "gradient"), quantizers, strict=True):
+            channels.append(
+                channel_of(engine, transport, index, role, name, options, models[0].hidden_size)
+            )
+        links.append(Link(*channels))
+    for index, model in enumerate(models):
+        attach_lora(model, lora, SEED)
+        if checkpointed:
+            enable_gradient_checkpointing(model)
+        weights = list(lora_parameters(model).values())
+        groups: list[dict[str, Any]] = [{"params": weights}] if weights else []
+        if index < len(links):
+            groups += links[index].activations.quantizers.sender.param_groups()
+        engine.stages[index] = Stage(
+            model,
+            incoming=links[index - 1] if index else None,
+            outgoing=links[index] if index < len(links) else None,
+            optimizer=torch.optim.AdamW(groups, lr=LR) if groups else None,
+            lora_parameters=weights,
+            max_grad_norm=None,
+            dropout_seed=SEED,
+        )
+    return engine
+
+
+def channel_of(
+    engine: Engine,
+    transport: LoopbackTransport,
+    link: int,
+    role: Role,
+    name: str,
+    options: dict[str, Any],
+    num_channels: int,
+) -> Channel:
+    site = Site(link, role, num_channels, max_positions=32, num_samples=16, seed=SEED)
+    return Channel(
+        Address(link, role),
+        transport,
+        pair_of(name, options, site),
+        pair_of("none", {}, site),
+        Limits(),
+        torch.device("cpu"),
+        engine.on_sent,
+    )
+
+
+class IdTokenizer:
+    """Token ids as text, so that what was generated can be read back."""
+
+    def __init__(self, pad_token_id: int, eos_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.eos_token_id = eos_token_id
+
+    def decode(self, row: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return " ".join(map(str, row))
+
+
+class RandomTask(Task):
+    """Random tokens; prompts and examples of different lengths, loss behind the prompt."""
+
+    metric = "exact_match"
+    max_new_tokens = 7
+
+    def load(self) -> tuple[Split, Split]:
+        return Split(random_examples(12, 3), "train"), Split(random_examples(5, 4), "validation")
+
+
+def random_task() -> RandomTask:
+    return RandomTask(Task.Config(), None, max_length=32, seed=SEED)  # type: ignore[arg-type]
+
+
+def random_examples(count: int, seed: int, vocabulary: int = 64) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+    examples = []
+    for index in range(count):
+        length = 12 - 3 * (index % 3)
+        tokens = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
+        prompt_length = 3 + index % 4
+        labels = [IGNORE_INDEX] * prompt_length + tokens[prompt_length:]
+        examples.append(
+            Example(index, tuple(tokens), tuple(labels), answer="1", prompt_length=prompt_length)
+        )
+    return examples
