@@ -259,7 +259,7 @@ def _stage(
         optimizer=torch.optim.AdamW(groups) if groups else None,
         lora_parameters=weights,
         max_grad_norm=profile.train.max_grad_norm,
-        dropout_seed=profile.train.seed if profile.lora.dropout else None,
+        dropout_seed=profile.train.seed,
     )
 
 

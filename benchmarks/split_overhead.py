@@ -26,10 +26,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from amaqctl.build import Built, build
+from amaqctl.build import Built, build, resolve_parts
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import token_loss
 from amaqctl.engine.trainer import peak_memory_mib
+from amaqctl.model.source import load_tokenizer, resolve_source
 from amaqctl.profile import LoadedProfile, load_profile
 from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.batch import Batch, batch_at
@@ -40,11 +41,11 @@ LOSSLESS = [
 ]
 
 
-def unsplit_step(built: Built) -> Callable[[Batch, int], None]:
+def unsplit_step(loaded: LoadedProfile) -> Callable[[Batch, int], None]:
     """The same model, adapter shapes and optimizer, uncut, as stock peft trains it."""
-    profile = built.loaded.profile
+    profile = loaded.profile
     model = AutoModelForCausalLM.from_pretrained(
-        built.source.folder_or_hub_id, dtype=DTYPES[profile.model.dtype]
+        resolve_source(profile.model.id).folder_or_hub_id, dtype=DTYPES[profile.model.dtype]
     )
     config = LoraConfig(
         r=profile.lora.r,
@@ -57,9 +58,7 @@ def unsplit_step(built: Built) -> Callable[[Batch, int], None]:
     model.train()
 
     def step(batch: Batch, _: int) -> None:
-        logits = model(
-            input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT
-        ).logits
+        logits = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT).logits
         (token_loss(logits, batch.labels_BT) / batch.num_loss_tokens).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -73,12 +72,15 @@ def split_step(built: Built) -> Callable[[Batch, int], None]:
     return lambda batch, step: built.engine.train_step(batch, step) and None
 
 
-def batches(built: Built, num_steps: int) -> list[Batch]:
-    """The run's own batches."""
-    train = built.loaded.profile.train
-    pad = built.tokenizer.pad_token_id
+def batches(loaded: LoadedProfile, num_steps: int) -> list[Batch]:
+    """The run's own batches, made without loading a model."""
+    train = loaded.profile.train
+    tokenizer = load_tokenizer(resolve_source(loaded.profile.model.id))
+    part = resolve_parts(loaded).task
+    task = part.cls(part.config, tokenizer, max_length=train.max_length, seed=train.seed)
     return [
-        batch_at(built.task.train, s, train.batch_size, train.seed, pad) for s in range(num_steps)
+        batch_at(task.train, step, train.batch_size, train.seed, tokenizer.pad_token_id)
+        for step in range(num_steps)
     ]
 
 
@@ -118,13 +120,13 @@ def side_by_side(loaded: LoadedProfile, overrides: list[str], num_steps: int) ->
     quantized = build(loaded)
     spent = time_codec(quantized)
     steps = {
-        "unsplit": unsplit_step(lossless),
+        "unsplit": unsplit_step(loaded),
         "split": split_step(lossless),
         "quantized": split_step(quantized),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     codec: list[float] = []
-    for number, batch in enumerate(batches(lossless, num_steps + 2)):
+    for number, batch in enumerate(batches(loaded, num_steps + 2)):
         for name, step in steps.items():
             before = spent[0]
             taken = seconds(step, batch, number)
@@ -141,9 +143,11 @@ def side_by_side(loaded: LoadedProfile, overrides: list[str], num_steps: int) ->
     }
 
 
-def peak_memory(kind: str, loaded: LoadedProfile, num_steps: int) -> float:
+def peak_memory(kind: str, loaded: LoadedProfile, overrides: list[str], num_steps: int) -> float:
     """Peak MiB of a process that only trains in one of the ways."""
     arguments = [__file__, "--only", kind, "--profile", str(loaded.path), "--steps", str(num_steps)]
+    for override in overrides:
+        arguments += ["--set", override]
     done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=True)
     return float(done.stdout)
 
@@ -158,20 +162,19 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_profile(arguments.profile, arguments.overrides)
     if arguments.only:
-        built = build(load_profile(arguments.profile, LOSSLESS))
-        todo = batches(built, arguments.steps)
         if arguments.only == "unsplit":
-            step = unsplit_step(built)
-            built.engine.stages.clear()  # the split weights are not part of it
+            step = unsplit_step(loaded)
         else:
-            step = split_step(built)
-        for number, batch in enumerate(todo):
+            step = split_step(
+                build(load_profile(arguments.profile, [*arguments.overrides, *LOSSLESS]))
+            )
+        for number, batch in enumerate(batches(loaded, arguments.steps)):
             step(batch, number)
         print(peak_memory_mib())
         return
     result = side_by_side(loaded, arguments.overrides, arguments.steps)
     for kind in ("unsplit", "split"):
-        result[f"{kind}_peak_mib"] = peak_memory(kind, loaded, 4)
+        result[f"{kind}_peak_mib"] = peak_memory(kind, loaded, arguments.overrides, 4)
     print(json.dumps({k: round(v, 4) for k, v in result.items()}, indent=2))
 
 

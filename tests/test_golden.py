@@ -67,7 +67,7 @@ def test_every_built_in_quantizer_is_golden_in_float32_and_bfloat16():
 
 
 def test_versions_are_complete_and_nothing_lies_about():
-    assert VERSIONS == [make.HERE / f"v{n}" for n in range(1, WIRE_VERSION + 1)]
+    assert [make.HERE / f"v{n}" for n in range(1, WIRE_VERSION + 1)] == VERSIONS
     expected = set(CURRENT_RECORDS)
     for path in CURRENT_RECORDS:
         expected.update(make.message_paths(path, json.loads(path.read_text())))

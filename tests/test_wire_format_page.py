@@ -4,10 +4,10 @@ import json
 import re
 import struct
 import zlib
-from pathlib import Path
 
 import pytest
 import torch
+from pages import DOCS, fence, rows, section
 from pydantic import BaseModel
 
 from amaqctl import registry
@@ -16,31 +16,10 @@ from amaqctl.quantizer import Site
 from amaqctl.wire import MAX_HEADER_BYTES, WIRE_VERSION, ChannelOffer, Hello, Limits, Message
 from amaqctl.wire.header import CodesHeader, MessageHeader, SideHeader
 
-PAGE = (Path(__file__).parents[1] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "wire-format.md").read_text(encoding="utf-8")
 
 
-def _section(heading: str) -> str:
-    """Text below a heading, up to the next one of any level."""
-    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.M | re.S)
-    assert found, f"the page has no heading '{heading}'"
-    return found[1]
-
-
-def _rows(text: str) -> list[list[str]]:
-    """Cells of the tables in ``text``, header and rule lines left out."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    rules = {i for i, row in enumerate(cells) if set("".join(row)) <= {"-", ":"}}
-    return [row for i, row in enumerate(cells) if i not in rules and i + 1 not in rules]
-
-
-def _fence(text: str, language: str) -> str:
-    found = re.search(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
-    assert found, f"no {language} block"
-    return found[1]
-
-
-MESSAGE = bytes.fromhex(_fence(_section("The bytes"), "hex"))
+MESSAGE = bytes.fromhex(fence(section(PAGE, "The bytes"), "hex"))
 
 
 def _number(value: int) -> str:
@@ -103,13 +82,13 @@ def _described(model: type[BaseModel]) -> list[list[str]]:
     ],
 )
 def test_key_tables_are_those_of_the_models(heading, model):
-    assert [row[:4] for row in _rows(_section(heading))] == _described(model)
+    assert [row[:4] for row in rows(section(PAGE, heading))] == _described(model)
 
 
 def test_stated_limits_are_those_of_the_code():
     assert f"wire version {WIRE_VERSION}" in PAGE
     assert f"at most {MAX_HEADER_BYTES} bytes" in PAGE
-    stated = dict(row[:2] for row in _rows(_section("Limits of a receiver")))
+    stated = dict(row[:2] for row in rows(section(PAGE, "Limits of a receiver")))
     assert stated == {"`max_bytes`": "2^31", "`max_values`": "2^28"}
     assert Limits() == Limits(max_bytes=2**31, max_values=2**28)
 
@@ -127,7 +106,7 @@ def test_every_row_of_the_explanation_is_in_the_message(part):
     body_start = 16 + struct.unpack_from("<H", MESSAGE, 6)[0]
     at = {"prefix": 0, "header": 16, "body": body_start}[part]
     end = {"prefix": 16, "header": body_start, "body": len(MESSAGE)}[part]
-    for offset, length, content, _ in _rows(_section(f"The {part}")):
+    for offset, length, content, _ in rows(section(PAGE, f"The {part}")):
         text = content.strip("`")
         data = text.encode() if part == "header" else bytes.fromhex(text)
         assert (int(offset), int(length)) == (at, len(data)), content
@@ -138,13 +117,13 @@ def test_every_row_of_the_explanation_is_in_the_message(part):
 
 def test_the_explained_header_is_the_printed_one():
     length = struct.unpack_from("<H", MESSAGE, 6)[0]
-    assert json.loads(_fence(_section("The header"), "json")) == json.loads(
+    assert json.loads(fence(section(PAGE, "The header"), "json")) == json.loads(
         MESSAGE[16 : 16 + length]
     )
 
 
 def _matrix(heading: str) -> torch.Tensor:
-    return torch.tensor([[float(cell) for cell in row[1:]] for row in _rows(_section(heading))])
+    return torch.tensor([[float(cell) for cell in row[1:]] for row in rows(section(PAGE, heading))])
 
 
 def test_values_that_went_in_codes_and_values_that_come_out():

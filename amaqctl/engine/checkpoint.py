@@ -128,8 +128,9 @@ def fault_of(folder: Path) -> str | None:
 
 
 def good_checkpoints(folder: Path) -> list[Path]:
-    """Usable checkpoints of a run, oldest first."""
-    found = sorted(folder.glob("step-*"))
+    """Usable checkpoints of a run, oldest first; a folder of any other name is not ours."""
+    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
+    found.sort(key=lambda path: int(path.name[5:]))
     return [path for path in found if path.is_dir() and fault_of(path) is None]
 
 
@@ -168,8 +169,19 @@ def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]
     Raises:
         InputError: they do not fit, or cannot be read.
     """
-    document: dict[str, Any] = json.loads((folder / "trainer.json").read_text("utf-8"))
+    path = folder / "trainer.json"
     tensors = _read_tensors(folder / "trainer.safetensors")
+    try:
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        _fill_optimizers(stages, tensors, document["optimizers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the optimizer state does not fit: {error}", where=str(path)) from error
+    return document
+
+
+def _fill_optimizers(
+    stages: Mapping[int, Stage], tensors: Mapping[str, Tensor], groups: Mapping[str, Any]
+) -> None:
     for index, stage in stages.items():
         if stage.optimizer is None:
             continue
@@ -179,9 +191,7 @@ def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]
             if key.startswith(prefix):
                 parameter, name = key.removeprefix(prefix).split(".", 1)
                 state.setdefault(int(parameter), {})[name] = tensor
-        groups = document["optimizers"][str(index)]
-        stage.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return document
+        stage.optimizer.load_state_dict({"state": state, "param_groups": groups[str(index)]})
 
 
 def quantizer_state(contents: CheckpointContents) -> dict[str, Tensor]:

@@ -157,13 +157,14 @@ class Engine:
         links = [s.outgoing for s in self.stages.values() if s.outgoing] + [
             s.incoming for s in self.stages.values() if s.incoming
         ]
+        before = [link.activations.is_clean for link in links]
         for link in links:
             link.set_clean(boundary == "clean")
         try:
             yield
         finally:
-            for link in links:
-                link.set_clean(False)
+            for link, was_clean in zip(links, before, strict=True):
+                link.set_clean(was_clean)
 
 
 def message_address(message: Message) -> Any:

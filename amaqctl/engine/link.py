@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation
-from amaqctl.errors import AmaqError, DivergedError, WireError
+from amaqctl.errors import AmaqError, DivergedError, QuantizationError, WireError
 from amaqctl.quantizer import Quantizer, TensorContext
 from amaqctl.transports.transport import Address, Transport
 from amaqctl.wire import Limits, Message, SizeBreakdown
@@ -113,12 +113,15 @@ class Channel:
         """
         message = Message.from_bytes(self._transport.receive(self.address), self._limits)
         self._check_due(message)
+        self._check_fits(message)
         self._num_received += 1
         quantized = message.quantized
         pair = self._pair()
         try:
             with torch.no_grad():
                 value = pair.receiver.dequantize(quantized, message.context)
+        except QuantizationError as error:  # what came does not fit what came before
+            raise WireError(error.message, where=self._place(), hint=error.hint) from error
         except AmaqError:
             raise
         except Exception as error:  # whatever a hostile message makes a quantizer do
@@ -156,6 +159,27 @@ class Channel:
                     f"a message with the {what} {actual!r} where {expected!r} was due",
                     where=self._place(),
                 )
+
+    def _check_fits(self, message: Message) -> None:
+        """A tensor (B, T, C) of this site, and lengths that its mask can be made of."""
+        site, context = self.quantizers.receiver.site, message.context
+        shape, lengths = message.quantized.shape, message.context.lengths
+        if len(shape) != 3 or shape[2] != site.num_channels:
+            raise WireError(
+                f"a tensor of shape {shape} where (batch, tokens, {site.num_channels}) was due",
+                where=self._place(),
+            )
+        num_positions = context.first_position + shape[1]
+        if num_positions > site.max_positions:
+            raise WireError(
+                f"{num_positions} positions where at most {site.max_positions} are legal",
+                where=self._place(),
+            )
+        if lengths and (len(lengths) != shape[0] or max(lengths) > num_positions):
+            raise WireError(
+                f"the lengths {lengths} do not fit {shape[0]} rows of {num_positions} positions",
+                where=self._place(),
+            )
 
     def _place(self) -> str:
         return f"link {self.address.link} {self.address.role}"

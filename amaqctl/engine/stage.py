@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amaqctl.bits import BitAllocation
-from amaqctl.engine.link import Link
-from amaqctl.errors import DivergedError
+from amaqctl.engine.link import Link, Received
+from amaqctl.errors import DivergedError, WireError
 from amaqctl.model.stage_model import StageModel
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch
@@ -49,8 +49,8 @@ class Stage:
         lora_parameters: what the gradient norm is taken over.
         max_grad_norm: clip this stage's LoRA gradient at this norm; None for no clip. A norm over
             all stages would need scalars to cross the wire.
-        dropout_seed: makes dropout a function of (seed, step, micro-batch, stage); None when
-            there is no dropout.
+        dropout_seed: makes dropout, the adapter's and the model's own, a function of (seed, step,
+            micro-batch, stage).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Stage:
         optimizer: torch.optim.Optimizer | None,
         lora_parameters: list[nn.Parameter],
         max_grad_norm: float | None,
-        dropout_seed: int | None,
+        dropout_seed: int,
     ) -> None:
         self.model = model
         self.incoming = incoming
@@ -86,11 +86,13 @@ class Stage:
 
         Raises:
             DivergedError: the loss, or the hidden state to be sent, is not finite.
+            WireError: the message that came is of another step or micro-batch.
         """
         self.model.train()
         leaf, allocation = None, None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
+            _check_turn(received, context)
             leaf = received.value.requires_grad_()
             context, allocation = received.context, received.allocation
         with self._seeded_dropout(context):
@@ -114,7 +116,10 @@ class Stage:
         flight = self._in_flight.pop(micro_batch)
         gradients: list[Tensor | None] = [None] * len(flight.outputs)  # None: a scalar's one
         if self.outgoing is not None:
-            gradients[0] = self.outgoing.gradients.receive().value
+            received = self.outgoing.gradients.receive()
+            _check_turn(received, flight.context)
+            _check_gradient(received, flight.outputs[0])
+            gradients[0] = received.value
         differentiable = [
             (out, grad)
             for out, grad in zip(flight.outputs, gradients, strict=True)
@@ -169,6 +174,7 @@ class Stage:
         hidden = None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
+            _check_turn(received, context)
             hidden, context = received.value, received.context
         output = self._call(input_ids_BT, hidden, context, cache)
         if self.outgoing is None:
@@ -206,14 +212,32 @@ class Stage:
 
     @contextlib.contextmanager
     def _seeded_dropout(self, context: TensorContext) -> Iterator[None]:
-        if self._dropout_seed is None:
-            yield
-            return
         place = f"{self._dropout_seed} {context.step} {context.micro_batch}"
         digest = hashlib.sha256(f"{place} {self.model.range.first_layer}".encode()).digest()
-        with torch.random.fork_rng():
+        device = next(self.model.parameters()).device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
             yield
+
+
+def _check_turn(received: Received, own: TensorContext) -> None:
+    """Refuse a message of another step or micro-batch, or training where evaluation is due."""
+    got = received.context
+    for what in ("step", "micro_batch", "training"):
+        if getattr(got, what) != getattr(own, what):
+            raise WireError(
+                f"a message with {what} {getattr(got, what)} where {getattr(own, what)} was due",
+                where=f"link {got.link} {got.role}",
+            )
+
+
+def _check_gradient(received: Received, sent: Tensor) -> None:
+    if received.value.shape != sent.shape or received.value.dtype != sent.dtype:
+        raise WireError(
+            f"a gradient of {received.value.dtype} and shape {tuple(received.value.shape)} for "
+            f"an activation of {sent.dtype} and shape {tuple(sent.shape)}",
+            where=f"link {received.context.link} gradient",
+        )
 
 
 def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class AqSgdQuantizer(Quantizer):
         ]
         full = [x_TC for seen, x_TC in zip(visits_B, x, strict=True) if not seen]
         side = {"visits": torch.tensor(visits_B, dtype=torch.int32)}
-        codes = None
+        codes: PackedCodes | None = None
         if full:
             side["full"] = torch.stack(full)
         if changes:

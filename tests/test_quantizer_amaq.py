@@ -1,0 +1,334 @@
+"""`amaq`: gate gradients, the budget, calibration, options, state."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from amaqctl.errors import QuantizationError
+from amaqctl.quantizer import Site, TensorContext
+from amaqctl.quantizers import bit_budget
+from amaqctl.quantizers.amaq import AmaqQuantizer
+
+CONTEXT = TensorContext("activation", link=0, step=0, total_steps=40)
+NUM_CHANNELS, NUM_POSITIONS = 6, 10
+
+
+def _build(num_channels: int = NUM_CHANNELS, **options: Any) -> AmaqQuantizer:
+    site = Site(0, "activation", num_channels, NUM_POSITIONS, 4, 17)
+    return AmaqQuantizer(AmaqQuantizer.Config(**options), site)
+
+
+def _random(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _set_gates(quantizer: AmaqQuantizer, gates: Tensor | list[float]) -> None:
+    with torch.no_grad():
+        quantizer.gates_K.copy_(torch.as_tensor(gates))
+
+
+def _backward(quantizer: AmaqQuantizer, x: Tensor, g: Tensor, context: TensorContext) -> Tensor:
+    """One micro-batch at the sender; returns what was decoded."""
+    with torch.no_grad():
+        quantized = quantizer.quantize(x, context)
+    quantizer.surrogate(x.clone().requires_grad_(), context).backward(g)
+    return quantizer.dequantize(quantized, context)
+
+
+def _bits(quantizer: AmaqQuantizer, gates_K: Tensor, mean_bits: float | None) -> Tensor:
+    """The paper's widths in float64; with a budget the common shift is solved anew."""
+    low, high = quantizer.config.min_bits, quantizer.config.max_bits
+    logits_K = quantizer.config.alpha * gates_K
+    if mean_bits is not None:
+        logits_K = logits_K + bit_budget.shift_to_mean(logits_K, low, high, mean_bits)
+    return low + (high - low) * torch.sigmoid(logits_K)
+
+
+def _loss_of_widths(x: Tensor, decoded: Tensor, g: Tensor, widths: Tensor, moved: Tensor) -> Tensor:
+    """sum g · (x + s(b) · rho): the residual rho = (x̂ - x) / s of the rounding stays as it is."""
+
+    def top(bits: Tensor) -> Tensor:
+        return torch.where(bits >= 1.5, 2.0 ** (bits - 1) - 1, 2.0 ** (bits - 1))
+
+    return (g * (x + (decoded - x) * top(widths) / top(moved))).sum()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "flat", "target_bits": 4.0},
+        {"start": "flat", "target_bits": 2.0, "alpha": 0.7, "center": False},
+        {"mode": "paper", "alpha": 1.3},
+        {"mode": "paper", "min_bits": 0, "scale_dtype": "float32"},
+        {"start": "flat", "axis": "position", "target_bits": 3.5},
+        {"mode": "paper", "axis": "position", "beta": 0.0},
+        {"start": "flat", "scale": "token", "target_bits": 3.0},
+        {"start": "flat", "scale": "channel-token", "target_bits": 5.0},
+    ],
+    ids=str,
+)
+def test_gate_gradient_is_that_of_central_differences(options):
+    quantizer = _build(**options)
+    axis, num_tokens = quantizer.config.axis, 7
+    num_gates = quantizer.gates_K.numel()
+    gates_K = _random((num_gates,), 3)
+    _set_gates(quantizer, gates_K)
+    x, g = _random((3, num_tokens, NUM_CHANNELS), 0), _random((3, num_tokens, NUM_CHANNELS), 1)
+    decoded = _backward(quantizer, x, g, CONTEXT).double()
+    sent_K = quantizer.allocation().widths_C.double()
+    num_sent = NUM_CHANNELS if axis == "channel" else num_tokens
+
+    def spread(per_column: Tensor) -> Tensor:
+        return per_column[:num_sent] if axis == "channel" else per_column[:num_sent].unsqueeze(-1)
+
+    def loss(widths_K: Tensor) -> Tensor:
+        return _loss_of_widths(x.double(), decoded, g.double(), spread(sent_K), spread(widths_K))
+
+    step = 1e-5
+    by_width_K = torch.zeros(num_gates, dtype=torch.float64)
+    for k in range(num_gates):
+        e_K = torch.zeros(num_gates, dtype=torch.float64).index_fill(0, torch.tensor([k]), step)
+        by_width_K[k] = (loss(sent_K + e_K) - loss(sent_K - e_K)) / (2 * step)
+    expected_K = torch.zeros(num_gates, dtype=torch.float64)
+    budget = quantizer.config.target_bits
+    for k in range(num_gates):
+        e_K = torch.zeros(num_gates, dtype=torch.float64).index_fill(0, torch.tensor([k]), step)
+        plus = _bits(quantizer, gates_K.double() + e_K, budget)
+        minus = _bits(quantizer, gates_K.double() - e_K, budget)
+        expected_K[k] = by_width_K @ (plus - minus) / (2 * step)
+    found_K = quantizer.gates_K.grad.double()
+    assert float(expected_K.abs().max()) > 1e-3
+    assert torch.allclose(found_K, expected_K, rtol=2e-4, atol=2e-5)
+
+
+def test_budget_gradient_cannot_move_all_gates_together():
+    quantizer = _build(start="flat", target_bits=3.0)
+    x, g = _random((2, 8, NUM_CHANNELS), 0), _random((2, 8, NUM_CHANNELS), 1)
+    _backward(quantizer, x, g, CONTEXT)
+    # All gates are equal: the projection leaves only what differs between them.
+    assert float(quantizer.gates_K.grad.abs().max()) > 1e-3
+    assert float(quantizer.gates_K.grad.sum()) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_clipped_values_do_not_teach():
+    quantizer = _build(1, start="flat", target_bits=4.0, clip=2.0, center=False)
+    x = torch.tensor([[[1.0], [1.0], [-1.0], [9.0]]])  # mean magnitude 3: clipped at 6
+    decoded = _backward(quantizer, x, torch.tensor([[[0.0], [0.0], [0.0], [1.0]]]), CONTEXT)
+    assert decoded[0, 3, 0].item() == pytest.approx(6.0)
+    assert quantizer.gates_K.grad.tolist() == [0.0]
+
+
+def test_bits_loss_and_its_gradient_by_hand():
+    quantizer = _build(3, mode="paper", beta=2.0, alpha=1.5)
+    _set_gates(quantizer, [0.0, math.log(3.0) / 1.5, -math.log(3.0) / 1.5])  # σ = 1/2, 3/4, 1/4
+    penalty = quantizer.penalty(CONTEXT)
+    assert float(penalty) == pytest.approx(2.0 * (1 / 4 + 9 / 16 + 1 / 16) / 3)
+    penalty.backward()
+    # β / C · 2σ · σ(1 - σ) · α
+    expected = [2.0 / 3 * 2 * s * s * (1 - s) * 1.5 for s in (1 / 2, 3 / 4, 1 / 4)]
+    assert quantizer.gates_K.grad.tolist() == pytest.approx(expected, rel=1e-5)
+    assert _build(start="flat").penalty(CONTEXT) is None
+
+
+def test_paper_widths_are_the_rounded_formula():
+    quantizer = _build(5, mode="paper", min_bits=3, max_bits=8)
+    shares = [0.05, 0.29, 0.31, 0.9, 0.999]
+    _set_gates(quantizer, torch.logit(torch.tensor(shares)))
+    quantizer.quantize(torch.ones((1, 2, 5)), CONTEXT)
+    assert quantizer.allocation().widths_C.tolist() == [3, 4, 5, 8, 8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gates=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=24),
+    target=st.integers(0, 80).map(lambda n: n / 10),
+    step=st.integers(0, 39),
+    fall=st.sampled_from([0.0, 0.4, 1.0]),
+)
+def test_budget_is_met_to_the_bit_at_every_step(gates, target, step, fall):
+    quantizer = _build(len(gates), start="flat", target_bits=target, fall=fall)
+    _set_gates(quantizer, gates)
+    quantizer.quantize(torch.ones((1, 2, len(gates))), replace(CONTEXT, step=step))
+    widths_K = quantizer.allocation().widths_C
+    done = min(step / (fall * 39), 1.0) if fall else 1.0
+    mean = 8.0 + (target - 8.0) * done
+    assert int(widths_K.sum(dtype=torch.int64)) == round(len(gates) * mean)
+    assert int(widths_K.max()) <= 8
+
+
+def test_widths_fall_along_the_schedule_and_end_on_target():
+    quantizer = _build(start="flat", target_bits=2.0, fall=1.0)
+    _set_gates(quantizer, _random((NUM_CHANNELS,), 4))
+    means, widths = [], []
+    for step in range(40):
+        quantizer.quantize(torch.ones((1, 2, NUM_CHANNELS)), replace(CONTEXT, step=step))
+        means.append(quantizer.allocation().mean_bits)
+        widths.append(quantizer.allocation().widths_C)
+    assert means[0] == 8.0
+    assert means[-1] == 2.0
+    assert means == sorted(means, reverse=True)
+    assert len(set(means)) > 20
+
+
+def test_micro_batches_of_a_step_share_their_widths():
+    quantizer = _build(start="flat", target_bits=3.0)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.5)
+    seen = []
+    for step in range(6):
+        widths = []
+        for micro_batch in range(3):
+            context = replace(CONTEXT, step=step, micro_batch=micro_batch)
+            x = _random((2, 8, NUM_CHANNELS), 10 * step + micro_batch)
+            _backward(quantizer, x, x.square() * torch.arange(NUM_CHANNELS), context)
+            widths.append(quantizer.allocation().widths_C.tolist())
+        assert widths[0] == widths[1] == widths[2]
+        seen.append(widths[0])
+        optimizer.step()
+        optimizer.zero_grad()
+    assert seen[0] == [3] * NUM_CHANNELS
+    assert seen[-1] != seen[0]
+
+
+def _sensitive(steps: int, **options: Any) -> tuple[AmaqQuantizer, Tensor]:
+    """Calibrate on gradients that differ by channel; returns E[g²]·r² as it should be."""
+    quantizer = _build(**{"target_bits": 4.0, "scale_dtype": "float32", **options})
+    weight_C = 2.0 ** torch.arange(NUM_CHANNELS)
+    gradients, ranges = torch.zeros(NUM_CHANNELS), torch.zeros(NUM_CHANNELS)
+    for step in range(steps):
+        x, g = _random((2, 8, NUM_CHANNELS), step), _random((2, 8, NUM_CHANNELS), 50 + step)
+        _backward(quantizer, x, g * weight_C, replace(CONTEXT, step=step))
+        assert quantizer.allocation().mean_bits == 8.0
+        gradients += (g * weight_C).square().mean((0, 1))
+        ranges += (x - x.mean((0, 1))).abs().amax((0, 1)).square()
+    return quantizer, gradients * ranges / steps**2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_calibration_sets_gates_by_water_filling(steps):
+    quantizer, sensitivity_C = _sensitive(steps, calibration_steps=steps)
+    assert not bool(quantizer.is_calibrated)
+    assert torch.allclose(
+        (quantizer.gradient_energy_K * quantizer.range_energy_K) / steps**2,
+        sensitivity_C,
+        rtol=1e-4,
+    )
+    context = replace(CONTEXT, step=steps)
+    quantizer.quantize(_random((2, 8, NUM_CHANNELS), 9), context)
+    assert bool(quantizer.is_calibrated)
+    wanted_C = bit_budget.water_filling(sensitivity_C, 0, 8, 4.0)
+    assert float(wanted_C.min()) > 0.2  # the ends of the gates' range are not what is tested
+    assert torch.allclose(
+        _bits(quantizer, quantizer.gates_K.detach().double(), 4.0), wanted_C, atol=1e-4
+    )
+    widths_C = quantizer.allocation().widths_C
+    assert torch.equal(widths_C, bit_budget.round_to_mean(wanted_C, 0, 8, 4.0))
+    assert widths_C.tolist() == sorted(widths_C.tolist())
+
+
+def test_calibration_works_where_nothing_before_the_cut_learns():
+    quantizer = _build(calibration_steps=1)
+    x = _random((2, 8, NUM_CHANNELS), 0)
+    quantizer.quantize(x, CONTEXT)
+    stand_in = quantizer.surrogate(x, CONTEXT)  # x has no gradient of its own
+    stand_in.backward(torch.ones_like(x))
+    quantizer.quantize(x, replace(CONTEXT, step=1))
+    assert bool(quantizer.is_calibrated)
+    assert quantizer.allocation().mean_bits == pytest.approx(4.0)
+
+
+def test_positions_never_seen_in_calibration_get_the_mean():
+    quantizer = _build(axis="position", target_bits=4.0, calibration_steps=1)
+    x, g = _random((2, 4, NUM_CHANNELS), 0), _random((2, 4, NUM_CHANNELS), 1)
+    g = g * torch.tensor([8.0, 4.0, 2.0, 1.0]).unsqueeze(-1)
+    _backward(quantizer, x, g, CONTEXT)
+    quantizer.quantize(x, replace(CONTEXT, step=1))
+    widths_T = quantizer.allocation().widths_C.tolist()
+    assert widths_T[:4] == sorted(widths_T[:4], reverse=True)
+    assert sum(widths_T[:4]) == 16
+    assert widths_T[4:] == [4] * 6
+
+
+def test_state_round_trips_in_the_midst_of_calibration_and_after():
+    first, _ = _sensitive(1)
+    for steps in (1, 2, 3):
+        other = _build(target_bits=4.0, scale_dtype="float32")
+        other.load_state_dict(first.state_dict())
+        assert bool(other.is_calibrated) == (steps == 3)
+        assert torch.equal(other.gradient_energy_K, first.gradient_energy_K)
+        assert float(other.range_energy_K.min()) > 0
+        x, g = _random((2, 8, NUM_CHANNELS), steps), _random((2, 8, NUM_CHANNELS), 70 + steps)
+        for quantizer in (first, other):
+            _backward(quantizer, x, g, replace(CONTEXT, step=steps))
+        assert first.allocation() == other.allocation()
+        assert all(torch.equal(a, b) for a, b in zip(
+            first.state_dict().values(), other.state_dict().values(), strict=True
+        ))
+
+
+def test_position_gates_follow_the_first_position():
+    quantizer = _build(axis="position", start="flat", target_bits=5.0)
+    _set_gates(quantizer, torch.linspace(3, -3, NUM_POSITIONS))
+    x = _random((1, NUM_POSITIONS, NUM_CHANNELS), 0)
+    whole = quantizer.quantize(x, CONTEXT).codes.allocation.widths_C
+    for first in range(NUM_POSITIONS):
+        context = replace(CONTEXT, first_position=first, training=False)
+        quantized = quantizer.quantize(x[:, first : first + 1], context)
+        assert quantized.codes.allocation.widths_C.tolist() == [int(whole[first])]
+    with pytest.raises(QuantizationError, match="11 positions, but gates for 10") as caught:
+        quantizer.quantize(x[:, :2], replace(CONTEXT, first_position=9, training=False))
+    assert "max_length" in caught.value.hint
+
+
+def test_more_tokens_than_gates_is_refused_only_for_positions():
+    x = torch.ones((1, NUM_POSITIONS + 1, NUM_CHANNELS))
+    _build().quantize(x, CONTEXT)
+    with pytest.raises(QuantizationError, match="11 positions"):
+        _build(axis="position").quantize(x, CONTEXT)
+
+
+def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
+    paper = AmaqQuantizer.Config(mode="paper")
+    assert (paper.start, paper.center, paper.min_bits, paper.beta, paper.target_bits) == (
+        "flat", False, 3, 1.0, None,
+    )
+    said = AmaqQuantizer.Config(mode="paper", min_bits=0, beta=0.5, center=True, max_bits=6)
+    assert (said.min_bits, said.beta, said.center, said.max_bits) == (0, 0.5, True, 6)
+    for config in (paper, said, AmaqQuantizer.Config(axis="position")):
+        assert AmaqQuantizer.Config(**json.loads(config.model_dump_json())) == config
+    assert AmaqQuantizer.Config(scale="token").min_bits == 2
+    assert AmaqQuantizer.Config(axis="position").min_bits == 2
+    assert AmaqQuantizer.Config(max_bits=6).start_bits == 6.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "paper", "target_bits": 4}, "target_bits belongs to mode: budget"),
+        ({"mode": "paper", "start": "water-filling"}, "start: water-filling belongs to"),
+        ({"beta": 1.0}, "needs target_bits and no beta"),
+        ({"target_bits": None}, "needs target_bits and no beta"),
+        ({"min_bits": 4, "max_bits": 4}, "min_bits must be below max_bits"),
+        ({"target_bits": 7, "max_bits": 6}, "target_bits must lie between"),
+        ({"start_bits": 1, "min_bits": 2}, "start_bits must lie between"),
+        ({"scale": "token", "min_bits": 0}, "widths of 0 and 1 need"),
+        ({"axis": "position", "min_bits": 1}, "widths of 0 and 1 need"),
+        ({"scale": "token", "clip": 2.0}, "clip limits the range of a channel"),
+        ({"alpha": 0}, "alpha"),
+        ({"initial_share": 1.0}, "initial_share"),
+        ({"clip": float("inf")}, "clip"),
+    ],
+    ids=str,
+)
+def test_combinations_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        AmaqQuantizer.Config(**options)
