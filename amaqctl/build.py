@@ -134,6 +134,7 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
         max_length=profile.train.max_length,
         seed=profile.train.seed,
     )
+    _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
     _set_determinism(profile.train.deterministic)
     settings = _lora_settings(loaded)
     models = [_load_model(loaded, source, settings, r) for r in ranges]
@@ -187,6 +188,25 @@ def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:
         return stage_ranges(num_blocks, loaded.profile.split.cuts)
     except InputError as error:
         raise profile_error([loaded.problem_at("split.cuts", error.message)]) from error
+
+
+def _num_positions(loaded: LoadedProfile, task: Task) -> int:
+    """Longest sequence that crosses a cut: a padded batch, or the end of a generation."""
+    longest = loaded.profile.train.max_length
+    if task.max_new_tokens:
+        prompt = max(example.prompt_length for example in task.validation)
+        longest = max(longest, prompt + task.max_new_tokens)
+    return -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+
+
+def _check_positions(loaded: LoadedProfile, task: Task, most: int | None) -> None:
+    needed = _num_positions(loaded, task)
+    if most is not None and needed > most:
+        fits = most // _LENGTH_MULTIPLE * _LENGTH_MULTIPLE
+        message = f"{needed} positions are needed, padding included, and the model has {most}"
+        if fits:
+            message += f"; at most {fits} fits"
+        raise profile_error([loaded.problem_at("train.max_length", message)])
 
 
 def _lora_settings(loaded: LoadedProfile) -> LoraSettings:
@@ -274,7 +294,7 @@ def _channel(
     num_channels: int,
 ) -> Channel:
     profile = loaded.profile
-    longest = -(-profile.train.max_length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    longest = _num_positions(loaded, task)
     site = Site(
         link=link,
         role=role,

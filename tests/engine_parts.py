@@ -64,7 +64,9 @@ def engine_of(
     lora: LoraSettings = LORA,
 ) -> Engine:
     """All stages in this process; a quantizer (name, options) for each role."""
-    models = [load_stage(source, r, dtype) for r in stage_ranges(num_layers(load_config(source)), cuts)]
+    models = [
+        load_stage(source, r, dtype) for r in stage_ranges(num_layers(load_config(source)), cuts)
+    ]
     engine = Engine({}, len(models), micro_batches, total_steps=5)
     links = []
     for index in range(len(models) - 1):

@@ -52,9 +52,7 @@ PLAIN = [Run("one-cut"), Run("u-shape", 2, True)]
 DEEP = [Run("all", 2), Run("one-cut", 1, True)]
 SHAPED = [Run("u-shape"), Run("all", 2, True)]
 RUNS = [
-    (name, run)
-    for index, name in enumerate(CONFIGS)
-    for run in (PLAIN, DEEP, SHAPED)[index % 3]
+    (name, run) for index, name in enumerate(CONFIGS) for run in (PLAIN, DEEP, SHAPED)[index % 3]
 ] + [
     ("llama", Run("all", 2, True, torch.bfloat16)),
     ("gpt2", Run("u-shape", 1, False, torch.bfloat16)),

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amaqctl.engine.files import disk_error, put_folder_in_place, remove_folder, write_json
+from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.errors import InputError
 from amaqctl.model.adapter import load_adapter, save_adapter
@@ -46,14 +47,20 @@ class CheckpointContents:
     def quantizers(self) -> dict[str, nn.Module]:
         """Every quantizer instance held here, by ``link<k>.<role>.<end>``."""
         found: dict[str, nn.Module] = {}
-        for _, stage in sorted(self.stages.items()):
-            if stage.outgoing is None:
-                continue
-            for channel in (stage.outgoing.activations, stage.outgoing.gradients):
-                place = f"link{channel.address.link}.{channel.address.role}"
-                found[f"{place}.sender"] = channel.quantizers.sender
-                found[f"{place}.receiver"] = channel.quantizers.receiver
+        for place, channel in _channels(self.stages).items():
+            found[f"{place}.sender"] = channel.quantizers.sender
+            found[f"{place}.receiver"] = channel.quantizers.receiver
         return found
+
+
+def _channels(stages: Mapping[int, Stage]) -> dict[str, Channel]:
+    """The channels of the outgoing links, by ``link<k>.<role>``."""
+    return {
+        f"link{channel.address.link}.{channel.address.role}": channel
+        for _, stage in sorted(stages.items())
+        if stage.outgoing is not None
+        for channel in (stage.outgoing.activations, stage.outgoing.gradients)
+    }
 
 
 def checkpoint_name(step: int) -> str:
@@ -99,10 +106,12 @@ def _write_parts(
     save_adapter(models, folder / "adapter", contents.source, contents.lora)
     save_file(quantizer_state(contents), folder / "quantizer.safetensors")
     tensors, groups = _optimizer_state(contents.stages)
+    # Sequence numbers ride in the headers: without them a resumed run would send other bytes.
+    messages = {p: [c.num_sent, c.num_received] for p, c in _channels(contents.stages).items()}
     save_file(tensors, folder / "trainer.safetensors")
     write_json(
         folder / "trainer.json",
-        {"step": step, "optimizers": groups, **trainer_state},
+        {"step": step, "optimizers": groups, "messages": messages, **trainer_state},
     )
     manifest = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
@@ -116,6 +125,8 @@ def fault_of(folder: Path) -> str | None:
     """Why a checkpoint cannot be used, or None when every file is as it was written."""
     try:
         manifest = json.loads((folder / COMPLETE).read_text("utf-8"))
+        if not manifest:
+            return f"{COMPLETE} cannot be read"
         for name, expected in manifest.items():
             path = folder / name
             if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
@@ -146,9 +157,7 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
     Raises:
         InputError: they do not fit, or cannot be read.
     """
-    load_adapter(
-        [stage.model for _, stage in sorted(contents.stages.items())], folder / "adapter"
-    )
+    load_adapter([stage.model for _, stage in sorted(contents.stages.items())], folder / "adapter")
     path = folder / "quantizer.safetensors"
     tensors = _read_tensors(path)
     for place, quantizer in contents.quantizers().items():
@@ -164,7 +173,10 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
 
 
 def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]:
-    """Load the optimizers' states; returns the trainer's own JSON values.
+    """Load the optimizers' states and the channels' sequence numbers.
+
+    Returns:
+        The trainer's own JSON values.
 
     Raises:
         InputError: they do not fit, or cannot be read.
@@ -174,6 +186,8 @@ def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
         _fill_optimizers(stages, tensors, document["optimizers"])
+        for place, channel in _channels(stages).items():
+            channel.num_sent, channel.num_received = document["messages"][place]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"the optimizer state does not fit: {error}", where=str(path)) from error
     return document

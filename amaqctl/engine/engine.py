@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from amaqctl.engine.schedule import Action, one_forward_one_backward
@@ -87,7 +86,7 @@ class Engine:
         for action in self._order:
             if action.stage in self.stages:
                 loss += self._run(action, parts[action.micro_batch], step, batch.num_loss_tokens)
-        norms = tuple(stage.update() for stage in self.stages.values())
+        norms = tuple(stage.update(step) for stage in self.stages.values())
         self.traffic.include(self._step_traffic)
         return StepResult(loss, norms, self._step_traffic)
 

@@ -93,9 +93,7 @@ class Evaluator:
         last = torch.tensor([example.prompt_length - 1 for example in examples])
         at_prompt_BV = logits_BTV[torch.arange(len(examples)), last.to(logits_BTV.device)]
         best_B = at_prompt_BV[:, choices].argmax(-1).tolist()
-        return sum(
-            best == example.choice for best, example in zip(best_B, examples, strict=True)
-        )
+        return sum(best == example.choice for best, example in zip(best_B, examples, strict=True))
 
     def _exact_match(self, step: int) -> float:
         matches = sum(

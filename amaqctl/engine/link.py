@@ -54,6 +54,7 @@ class Channel:
 
     Attributes:
         last_allocation: widths of the last training message sent; None before there is one.
+        num_sent, num_received: messages so far, hence the next sequence numbers of both ends.
     """
 
     def __init__(
@@ -75,8 +76,8 @@ class Channel:
         self._limits = limits
         self._device = device
         self._on_sent = on_sent
-        self._num_sent = 0
-        self._num_received = 0
+        self.num_sent = 0
+        self.num_received = 0
 
     def send(self, x: Tensor, context: TensorContext) -> None:
         """Quantize, pack and send a tensor (B, T, C).
@@ -96,10 +97,10 @@ class Channel:
         pair = self._pair()
         with torch.no_grad():
             quantized = pair.sender.quantize(x, context)
-        message = Message(pair.name, context, quantized, sequence=self._num_sent)
+        message = Message(pair.name, context, quantized, sequence=self.num_sent)
         data, sizes = message.to_bytes_and_sizes()
         self._transport.send(self.address, data)
-        self._num_sent += 1
+        self.num_sent += 1
         if context.training and quantized.codes is not None:
             self.last_allocation = quantized.codes.allocation
         self._on_sent(message, sizes)
@@ -114,7 +115,7 @@ class Channel:
         message = Message.from_bytes(self._transport.receive(self.address), self._limits)
         self._check_due(message)
         self._check_fits(message)
-        self._num_received += 1
+        self.num_received += 1
         quantized = message.quantized
         pair = self._pair()
         try:
@@ -144,7 +145,7 @@ class Channel:
         return self._lossless if self.is_clean else self.quantizers
 
     def _check_due(self, message: Message) -> None:
-        due = (self._pair().name, self.address.link, self.address.role, self._num_received)
+        due = (self._pair().name, self.address.link, self.address.role, self.num_received)
         got = (
             message.quantizer,
             message.context.link,

@@ -136,14 +136,17 @@ class Stage:
             context = replace(flight.context, allocation=flight.allocation)
             self.incoming.gradients.send(gradient, context)
 
-    def update(self) -> float:
+    def update(self, step: int) -> float:
         """Apply the optimizer and clear gradients.
+
+        Args:
+            step: from 0, for messages.
 
         Returns:
             Norm of this stage's LoRA gradient before any clip.
 
         Raises:
-            DivergedError: the norm is not finite; nothing was changed.
+            DivergedError: the norm is not finite; nothing of this stage was changed.
         """
         if self.optimizer is None:
             return 0.0
@@ -151,7 +154,9 @@ class Stage:
         gradients = [p.grad for p in self._lora_parameters if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            raise DivergedError("a gradient is not finite", hint="lower optimizer.lr")
+            raise DivergedError(
+                "a gradient is not finite", where=f"step {step}", hint="lower optimizer.lr"
+            )
         if norm > limit:
             nn.utils.clip_grads_with_norm_(self._lora_parameters, limit, torch.tensor(norm))
         self.optimizer.step()
@@ -159,7 +164,9 @@ class Stage:
         return norm
 
     @torch.no_grad()
-    def evaluate(self, input_ids_BT: Tensor | None, context: TensorContext, cache: Any) -> Tensor | None:
+    def evaluate(
+        self, input_ids_BT: Tensor | None, context: TensorContext, cache: Any
+    ) -> Tensor | None:
         """Forward without training.
 
         Args:

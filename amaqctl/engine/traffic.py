@@ -104,7 +104,8 @@ class Traffic:
             flat[f"wire/{place}_bytes"] = channel.total_bytes
             flat[f"wire/{place}_bits_a_value"] = channel.bits_a_value
             if channel.mean_width is not None:
-                assert channel.min_width is not None and channel.max_width is not None
+                assert channel.min_width is not None
+                assert channel.max_width is not None
                 flat[f"bits/{place}_mean"] = channel.mean_width
                 flat[f"bits/{place}_min"] = channel.min_width
                 flat[f"bits/{place}_max"] = channel.max_width

@@ -153,7 +153,8 @@ class Trainer:
         load_weights(checkpoint, self._contents)
         state = load_optimizers(checkpoint, self._engine.stages)
         self._evaluations = {int(step): m for step, m in state["evaluations"].items()}
-        self._engine.traffic = restored_traffic(state)
+        self._engine.traffic = _restored_traffic(state["traffic"])
+        self._engine.evaluation_traffic = _restored_traffic(state["evaluation_traffic"])
         self._run.record("resume", state["step"], checkpoint=checkpoint.name)
         return int(state["step"])
 
@@ -187,10 +188,8 @@ class Trainer:
         folder = self._run.path / "checkpoints"
         state = {
             "evaluations": {str(k): v for k, v in self._evaluations.items()},
-            "traffic": {
-                f"{address.link}/{address.role}": asdict(channel)
-                for address, channel in self._engine.traffic
-            },
+            "traffic": _plain_traffic(self._engine.traffic),
+            "evaluation_traffic": _plain_traffic(self._engine.evaluation_traffic),
         }
         path = save_checkpoint(folder, step, self._contents, state)
         self._save_bits(f"step-{step:06d}")
@@ -221,9 +220,7 @@ class Trainer:
 
     def _finish(self, last: StepResult, seconds: float) -> dict[str, Any]:
         models = [stage.model for _, stage in sorted(self._engine.stages.items())]
-        save_adapter(
-            models, self._run.path / "adapter", self._contents.source, self._contents.lora
-        )
+        save_adapter(models, self._run.path / "adapter", self._contents.source, self._contents.lora)
         self._save_final_quantizers()
         self._save_bits("final")
         last_step = self._settings.max_steps
@@ -274,10 +271,15 @@ def peak_memory_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def restored_traffic(state: dict[str, Any]) -> Traffic:
-    """The ledger that a checkpoint's trainer state carries."""
+def _plain_traffic(traffic: Traffic) -> dict[str, Any]:
+    """A ledger as JSON values, by ``<link>/<role>``."""
+    return {f"{address.link}/{address.role}": asdict(channel) for address, channel in traffic}
+
+
+def _restored_traffic(plain: dict[str, Any]) -> Traffic:
+    """The ledger that `_plain_traffic` wrote down."""
     traffic = Traffic()
-    for place, sums in state["traffic"].items():
+    for place, sums in plain.items():
         link, role = place.split("/")
         traffic.channels[Address(int(link), role)] = ChannelTraffic(**sums)
     return traffic

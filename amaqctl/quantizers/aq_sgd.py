@@ -75,8 +75,8 @@ class AqSgdQuantizer(Quantizer):
             QuantizationError: a training activation without one sample id for each batch row.
         """
         if not self._remembers(context):
-            codes, value_range = self._encode(rows_of(x), context)
-            return QuantizedTensor(tuple(x.shape), x.dtype, codes, {"range": value_range})
+            direct, value_range = self._encode(rows_of(x), context)
+            return QuantizedTensor(tuple(x.shape), x.dtype, direct, {"range": value_range})
         self._check_ids(context, x.shape)
         visits_B = [self.memory.visits(i) for i in context.sample_ids]
         changes = [
@@ -124,35 +124,48 @@ class AqSgdQuantizer(Quantizer):
             )
 
     def _remember(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
-        """Update the memories from one message; returns the new memories (B, T, C), float32."""
+        """Update the memories from one message, all of them or, with an error, none.
+
+        Returns:
+            The new memories (B, T, C), float32.
+        """
         num_positions, num_channels = quantized.shape[1:]
         visits_B = quantized.side["visits"].tolist()
         for sample, sent in zip(context.sample_ids, visits_B, strict=True):
+            received = self.memory.visits(sample)
             # A sender that starts over (0) is always understood.
-            if sent and self.memory.visits(sample) != sent:
+            if sent and received != sent:
                 raise QuantizationError(
-                    f"sample {sample} was sent {sent} times but received "
-                    f"{self.memory.visits(sample)} times",
+                    f"sample {sample} was sent {sent} times but received {received} times",
                     where=f"link {context.link} step {context.step}",
                     hint="let the sender forget the sample, so that it comes in full",
                 )
-        full = iter(quantized.side.get("full", ()))
-        changes = iter(
-            self._decode(quantized).reshape(-1, num_positions, num_channels)
-            if quantized.codes
-            else ()
-        )
-        remembered = []
-        for sample, sent in zip(context.sample_ids, visits_B, strict=True):
-            if sent:
-                change_TC = next(changes)
-                value_TC = self.memory.recall(sample, num_positions).to(change_TC.device)
-                value_TC = value_TC + change_TC
-            else:
+        full = quantized.side.get("full", torch.empty((0, num_positions, num_channels)))
+        changes = torch.empty((0, num_positions, num_channels))
+        if quantized.codes is not None:
+            changes = self._decode(quantized).reshape(-1, num_positions, num_channels)
+        num_first = visits_B.count(0)
+        if (len(full), len(changes)) != (num_first, len(visits_B) - num_first):
+            raise QuantizationError(
+                f"{len(full)} full samples and {len(changes)} changes, where {num_first} and "
+                f"{len(visits_B) - num_first} are due",
+                where=f"link {context.link} step {context.step}",
+            )
+        next_full, next_change = iter(full), iter(changes)
+        new = [
+            self.memory.rounded(
+                sample,
+                self.memory.recall(sample, num_positions).to(changes.device) + next(next_change)
+                if sent
+                else next(next_full).to(torch.float32),
+            )
+            for sample, sent in zip(context.sample_ids, visits_B, strict=True)
+        ]
+        for sample, sent, value_TC in zip(context.sample_ids, visits_B, new, strict=True):
+            if not sent:
                 self.memory.forget(sample)
-                value_TC = next(full).to(torch.float32)
-            remembered.append(self.memory.store(sample, value_TC))
-        return torch.stack(remembered) if remembered else torch.zeros(quantized.shape)
+            self.memory.store(sample, value_TC)
+        return torch.stack(new).to(torch.float32) if new else torch.zeros(quantized.shape)
 
     def _encode(self, values_RC: Tensor, context: TensorContext) -> tuple[PackedCodes, Tensor]:
         allocation = BitAllocation.uniform(self.config.bits, values_RC.shape[1])

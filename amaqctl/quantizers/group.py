@@ -112,4 +112,5 @@ class GroupQuantizer(Quantizer):
         return self._to_channels(side["zero_point"].float(), num_channels)
 
     def _to_channels(self, per_group_RG: Tensor, num_channels: int) -> Tensor:
-        return per_group_RG.repeat_interleave(self.config.group_size, dim=1)[:, :num_channels]
+        size = min(self.config.group_size, num_channels)
+        return per_group_RG.repeat_interleave(size, dim=1)[:, :num_channels]

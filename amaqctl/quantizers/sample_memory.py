@@ -71,11 +71,8 @@ class SampleMemory(nn.Module):
         """The remembered tensor as float32, (num_positions, C); zeros where nothing was stored."""
         return self._values_NTC()[sample_id, :num_positions].to(torch.float32)
 
-    def store(self, sample_id: int, values_TC: Tensor) -> Tensor:
-        """Remember float32 values of T' <= T positions and count the visit.
-
-        Returns:
-            The values as remembered, rounded to the memory's dtype, float32.
+    def rounded(self, sample_id: int, values_TC: Tensor) -> Tensor:
+        """Float32 values of T' <= T positions in the memory's dtype, fit to be stored.
 
         Raises:
             QuantizationError: the sample or the length is outside the memory, or a value
@@ -87,15 +84,18 @@ class SampleMemory(nn.Module):
             raise QuantizationError(
                 f"{num_positions} tokens do not fit a sample memory of {self._shape[1]}"
             )
-        rounded_TC = values_TC.to(self._dtype).cpu()
+        rounded_TC = values_TC.to(self._dtype)
         if not bool(rounded_TC.isfinite().all()):
             raise QuantizationError(
                 f"sample {sample_id} overflows the memory's {self._dtype}",
                 hint="set memory_dtype: bfloat16",
             )
-        self._values_NTC()[sample_id, :num_positions] = rounded_TC
+        return rounded_TC
+
+    def store(self, sample_id: int, rounded_TC: Tensor) -> None:
+        """Remember what `rounded` gave, and count the visit."""
+        self._values_NTC()[sample_id, : len(rounded_TC)] = rounded_TC.cpu()
         self.visits_N[sample_id] += 1
-        return rounded_TC.to(torch.float32).to(values_TC.device)
 
     def forget(self, sample_id: int) -> None:
         """Drop one sample; its next visit counts as the first."""

@@ -14,7 +14,7 @@ offset      size  what (integers little-endian)
 ==========  ====  =====================================================
 
 A CRC finds every flipped bit; it is no protection against a peer that lies, so headers are
-validated field by field, and nothing is allocated before the lengths agree.
+validated field by field, strictly.
 """
 
 from __future__ import annotations

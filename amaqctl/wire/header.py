@@ -15,6 +15,8 @@ SmallCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 MAX_DIMENSIONS = 8
+# Columns of width 0 take no bytes, so the message's length does not bound their number.
+MAX_COLUMNS = 2**20
 
 
 class _Strict(BaseModel):
@@ -33,9 +35,9 @@ class CodesHeader(_Strict):
     """The packed codes: R rows, C columns, and one width for all (or none: a widths section)."""
 
     rows: SmallCount
-    columns: SmallCount
+    columns: Annotated[int, Field(ge=0, le=MAX_COLUMNS)]
     axis: Literal["channel", "position", "tensor"] = "channel"
-    width: Annotated[int, Field(ge=0, le=16)] | None = None
+    width: Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 16] | None = None
 
 
 class MessageHeader(_Strict):
@@ -81,7 +83,7 @@ def codes_header(num_rows: int, allocation: BitAllocation) -> CodesHeader:
         rows=num_rows,
         columns=allocation.num_columns,
         axis=allocation.axis,
-        width=allocation.uniform_width,
+        width=allocation.uniform_width,  # type: ignore[arg-type]
     )
 
 

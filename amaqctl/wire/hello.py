@@ -16,7 +16,7 @@ _MAX_BYTES = MAX_HEADER_BYTES + 16
 class ChannelOffer(BaseModel):
     """One direction of one link: who quantizes it, with which options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     link: Annotated[int, Field(ge=0, le=2**31 - 1)]
     role: Literal["activation", "gradient"]
@@ -35,12 +35,12 @@ class Hello(BaseModel):
         channels: every quantizer with its options.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     session: Annotated[str, Field(max_length=64)]
     model: Annotated[str, Field(max_length=1024)]
     cuts: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     channels: tuple[ChannelOffer, ...]
 
     def to_bytes(self) -> bytes:
@@ -90,4 +90,5 @@ def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, Any, Any] 
             if found:
                 return found
         return None
-    return None if mine == theirs else (key, mine, theirs)
+    is_same = mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
+    return None if is_same else (key, mine, theirs)

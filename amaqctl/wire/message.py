@@ -7,14 +7,17 @@ Body sections, in this order and with no holes:
 2. side tensors, in the order of the header, raw little-endian;
 3. codes, in the layout of `amaqctl.bits.packing`.
 
-Every length follows from the header and must add up to the body before anything is allocated.
+Every length follows from the header (and the widths), and must add up to the body before any
+tensor is made.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation, PackedCodes
@@ -97,7 +100,15 @@ class Message:
             widths = _widths_to_bytes(codes.allocation.widths_C)
         side = b"".join(_tensor_to_bytes(t) for t in self.quantized.side.values())
         packed = b"" if codes is None else _tensor_to_bytes(codes.data)
-        data = write_frame(KIND_MESSAGE, self._header(), b"".join((widths, side, packed)))
+        try:
+            header = self._header()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise QuantizationError(
+                f"'{self.quantizer}' made what a message cannot carry: {place}: {first['msg']}"
+            ) from error
+        data = write_frame(KIND_MESSAGE, header, b"".join((widths, side, packed)))
         body_bytes = len(widths) + len(side) + len(packed)
         return data, SizeBreakdown(len(packed), len(widths), len(side), len(data) - body_bytes)
 
@@ -157,20 +168,27 @@ def _read_body(header: MessageHeader, body: memoryview, limits: Limits) -> Quant
     _check_size("tensor", header.shape, limits)
     if len({side.name for side in header.side}) != len(header.side):
         raise WireError("illegal message: two side tensors have one name")
-    allocation, position = _read_widths(header.codes, body, limits)
-    side = {}
     for entry in header.side:
         _check_size(f"side tensor '{entry.name}'", entry.shape, limits)
-        tensor, position = _read_tensor(body, position, entry.shape, DTYPES[entry.dtype])
-        side[entry.name] = tensor
-    codes = None
+    allocation, position = _read_widths(header.codes, body, limits)
+    codes_length = 0
     if header.codes is not None and allocation is not None:
         total_width = int(allocation.widths_C.sum(dtype=torch.int64))
-        length = packed_length(header.codes, total_width)
-        packed, position = _read_tensor(body, position, (length,), torch.uint8)
+        codes_length = packed_length(header.codes, total_width)
+    side_length = sum(_num_bytes(entry.shape, DTYPES[entry.dtype]) for entry in header.side)
+    if position + side_length + codes_length != len(body):
+        raise WireError(
+            f"a body of {len(body)} bytes where the header asks for "
+            f"{position + side_length + codes_length}"
+        )
+    side = {}
+    for entry in header.side:
+        side[entry.name] = _read_tensor(body, position, entry.shape, DTYPES[entry.dtype])
+        position += _num_bytes(entry.shape, DTYPES[entry.dtype])
+    codes = None
+    if header.codes is not None and allocation is not None:
+        packed = _read_tensor(body, position, (codes_length,), torch.uint8)
         codes = PackedCodes(packed, header.codes.rows, allocation)
-    if position != len(body):
-        raise WireError(f"a body of {len(body)} bytes of which the header explains {position}")
     return QuantizedTensor(header.shape, DTYPES[header.dtype], codes, side)
 
 
@@ -184,12 +202,17 @@ def _read_widths(
     if codes.width is not None:
         return BitAllocation.uniform(codes.width, codes.columns, codes.axis), 0
     length = -(-codes.columns // 2)
-    packed, position = _read_tensor(body, 0, (length,), torch.uint8)
+    if length > len(body):
+        raise WireError(f"a body of {len(body)} bytes where the widths alone take {length}")
+    packed = _read_tensor(body, 0, (length,), torch.uint8)
     nibbles = torch.stack([packed & 15, packed >> 4], dim=1).reshape(-1)
     if codes.columns % 2 and int(nibbles[-1]):
         raise WireError("illegal message: the unused half of the last width is not zero")
     widths_C = nibbles[: codes.columns]
-    return BitAllocation(torch.where(widths_C == _NIBBLE_OF_16, 16, widths_C), codes.axis), position
+    allocation = BitAllocation(torch.where(widths_C == _NIBBLE_OF_16, 16, widths_C), codes.axis)
+    if allocation.uniform_width is not None:
+        raise WireError("illegal message: equal widths belong into the header")
+    return allocation, length
 
 
 def _widths_to_bytes(widths_C: Tensor) -> bytes:
@@ -204,22 +227,24 @@ def _tensor_to_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
+def _num_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
 def _read_tensor(
     body: memoryview, position: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> tuple[Tensor, int]:
-    end = position + torch.Size(shape).numel() * dtype.itemsize
-    if end > len(body):
-        raise WireError(f"a body of {len(body)} bytes where the header asks for {end} or more")
+) -> Tensor:
+    end = position + _num_bytes(shape, dtype)
     if end == position:
-        return torch.empty(shape, dtype=dtype), end
+        return torch.empty(shape, dtype=dtype)
     # A copy: side tensors may start at an odd offset, and the sender's bytes stay untouched.
     raw = torch.frombuffer(bytearray(body[position:end]), dtype=torch.uint8)
-    return raw.view(dtype).reshape(shape), end
+    return raw.view(dtype).reshape(shape)
 
 
 def _check_size(what: str, shape: tuple[int, ...], limits: Limits) -> None:
     num_values = 1
     for length in shape:
-        num_values *= length
+        num_values *= max(length, 1)  # an empty tensor's other lengths count too
     if num_values > limits.max_values:
         raise WireError(f"a {what} of {num_values} values, at most {limits.max_values} are legal")

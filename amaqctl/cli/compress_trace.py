@@ -1,0 +1,238 @@
+"""`amaqctl compress-trace`: what quantizers cost and lose on recorded tensors, without a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amaqctl.cli import render
+from amaqctl.cli.session import Json, Session, Set, Traceback, command
+from amaqctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from amaqctl.trace.measure import Summary
+    from amaqctl.trace.report import Report
+
+# -q names a quantizer here.
+QuietLong = Annotated[bool, typer.Option("--quiet", help="Print the bare result only.")]
+
+_DEFAULT_STEPS = 4
+_DEFAULT_MAX_MIB = 2048
+
+
+class RoleChoice(StrEnum):
+    """Which directions to report."""
+
+    activation = "activation"
+    gradient = "gradient"
+    both = "both"
+
+
+def compress_trace(
+    trace: Annotated[
+        str | None, typer.Argument(metavar="TRACE|RUN", help="A trace, or a run that has one.")
+    ] = None,
+    quantizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-q",
+            "--quantizer",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="A quantizer with options; repeatable. Without: the built-in ones at 4 bits.",
+        ),
+    ] = None,
+    role: Annotated[
+        RoleChoice | None, typer.Option("--role", help="Directions to report.  [default: both]")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the bytes bit for bit; exit 8 if they differ.")
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write the result to a .csv, .json or .png.")
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option("--record", metavar="PROFILE", help="Make a trace instead: train a profile."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The trace to make.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help=f"Steps to record.  [default: {_DEFAULT_STEPS}]"),
+    ] = None,
+    first_step: Annotated[
+        int | None,
+        typer.Option("--first-step", min=0, help="Train so many steps before.  [default: 0]"),
+    ] = None,
+    max_mib: Annotated[
+        int | None,
+        typer.Option(
+            "--max-mib", min=1, help=f"Refuse larger traces.  [default: {_DEFAULT_MAX_MIB}]"
+        ),
+    ] = None,
+    set_: Set = None,
+    json: Json = False,
+    quiet: QuietLong = False,
+    traceback: Traceback = False,
+) -> None:
+    """Record the tensors that cross the cuts, or send recorded ones through quantizers.
+
+    Every message is really encoded to bytes and decoded from them; bits count all bytes. The
+    limit is the least error of a Gaussian model at the same bits (docs/traces.md).
+    """
+    with command(
+        "amaqctl.compress-trace/1", json=json, quiet=quiet, traceback=traceback
+    ) as session:
+        replaying = {"-q": quantizer, "--role": role, "--verify": verify, "--export": export}
+        recording = {
+            "--out": out,
+            "--steps": steps,
+            "--first-step": first_step,
+            "--max-mib": max_mib,
+            "--set": set_,
+        }
+        if (trace is None) == (record is None):
+            raise UsageError(
+                "give a trace to replay, or --record PROFILE to make one",
+                hint="amaqctl compress-trace --record quickstart --out first.trace",
+            )
+        if record is not None:
+            _refuse(replaying, "replays a trace; it does not go with --record")
+            if out is None:
+                raise UsageError("--record needs --out, the trace to make")
+            limit_mib = max_mib or _DEFAULT_MAX_MIB
+            _record(session, record, set_ or [], out, first_step or 0, steps, limit_mib)
+            return
+        _refuse(recording, "goes with --record only")
+        assert trace is not None
+        _replay(session, trace, quantizer or [], role or RoleChoice.both, verify, export)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for name, value in options.items():
+        if value not in (None, False):
+            raise UsageError(f"{name} {why}")
+
+
+def _record(
+    session: Session,
+    profile: str,
+    overrides: list[str],
+    out: Path,
+    first_step: int,
+    steps: int | None,
+    limit_mib: int,
+) -> None:
+    from amaqctl import recording
+
+    recording.refuse_existing(out)
+    session.note("loading …")
+    num_steps = steps or _DEFAULT_STEPS
+    prepared = recording.prepare(profile, overrides, first_step, num_steps, limit_mib * 2**20)
+    session.note(
+        f"{prepared.num_messages} messages of {num_steps} steps, "
+        f"{render.mib(prepared.num_bytes)} ({prepared.num_bytes} bytes)"
+    )
+    total = prepared.header.total_steps
+    recording.record(prepared, out, lambda step: session.note(f"step {step + 1}/{total}"))
+    data = {
+        "trace": str(out),
+        "bytes": out.stat().st_size,
+        "num_messages": prepared.num_messages,
+        "recorded": prepared.header.model_dump(mode="json"),
+    }
+    rows = [
+        ("trace", str(out)),
+        ("holds", f"{prepared.num_messages} messages of {num_steps} steps"),
+        ("size", f"{render.mib(data['bytes'])} ({data['bytes']} bytes)"),
+        ("next", f"amaqctl compress-trace {out}"),
+    ]
+    session.result(data, render.facts(rows), str(out))
+
+
+def _replay(
+    session: Session,
+    text: str,
+    wanted: list[str],
+    role: RoleChoice,
+    verify: bool,
+    export: Path | None,
+) -> None:
+    from amaqctl import runs
+    from amaqctl.engine.files import write_file
+    from amaqctl.trace.choice import chosen, usual_choices
+    from amaqctl.trace.export import exporter
+    from amaqctl.trace.reader import Trace
+    from amaqctl.trace.report import ROLES, replay_trace
+
+    export_bytes = exporter(export.suffix) if export else None
+    choices = [chosen(item) for item in wanted] or usual_choices()
+    path = runs.find_trace(text)
+    session.note(f"replaying {path} through {len(choices)} quantizers …")
+    roles = ROLES if role == RoleChoice.both else tuple(r for r in ROLES if r == role.value)
+    report = replay_trace(Trace(path), choices, roles, verify)
+    data = report.document()
+    data["verified"] = verify
+    if export is not None and export_bytes is not None:
+        content = export_bytes(report)
+        write_file(export, lambda temporary: _write(temporary, content))
+        data["exported"] = str(export)
+    bare = "\n".join(
+        f"{r.quantizer}\t{r.role}\t{r.bits:.4f}" for r in report.rows if r.part == "all"
+    )
+    session.result(
+        data, _text(report, data, {c.label: c.origin for c in choices if c.origin}), bare
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _text(report: Report, data: dict[str, Any], strangers: dict[str, str]) -> str:
+    header = report.trace.header
+    steps = f"{header.num_steps} steps" if header.num_steps > 1 else "1 step"
+    lines = [
+        f"{report.trace.path.name}  {header.profile}  {header.model} {header.dtype}  {steps} from "
+        f"{header.first_step}",
+        f"{report.num_messages} messages, {render.mib(2 * report.num_values)} at 16 bits",
+    ]
+    for role in report.variances:
+        rows = [_cells(row, strangers) for row in report.rows if row.role == role]
+        if rows:
+            lines += ["", role if len(report.variances) > 1 else f"{role} only"]
+            lines.append(render.table(_HEADER, rows))
+    if report.skipped or strangers or data["verified"]:
+        lines.append("")
+    lines += [f"no {role} through {label}: {why}" for label, role, why in report.skipped]
+    lines += [f"* {label}: third party, {origin}" for label, origin in strangers.items()]
+    if data["verified"]:
+        lines.append("verified: what was decoded from the bytes is what went in, bit for bit")
+    if "exported" in data:
+        lines.append(f"saved {data['exported']}")
+    return "\n".join(lines)
+
+
+_HEADER = ["quantizer", "bits", "ratio", "error", "cosine", "dB"]
+_HEADER += ["codes", "widths", "scales", "header", "enc ms", "dec ms"]
+
+
+def _cells(row: Summary, strangers: dict[str, str]) -> list[str]:
+    name = row.quantizer + (" *" if row.quantizer in strangers else "")
+    above = row.decibels_above_limit
+    return [
+        name if row.part == "all" else f"  {row.part} message",
+        f"{row.bits:.2f}",
+        f"{row.ratio:.1f}x",
+        f"{row.relative_error:.4f}",
+        "-" if row.cosine is None else f"{row.cosine:.4f}",
+        "-" if above is None else f"{above:.1f}",
+        *(
+            f"{100 * part / row.bytes:.1f}%"
+            for part in (row.codes_bytes, row.widths_bytes, row.scales_bytes, row.header_bytes)
+        ),
+        f"{row.encode_ms:.1f}",
+        f"{row.decode_ms:.1f}",
+    ]

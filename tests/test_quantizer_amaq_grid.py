@@ -1,0 +1,231 @@
+"""The mixed-width grid of `amaq` by hand, and the solvers of its widths against brute force."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation
+from amaqctl.quantizer import QuantizedTensor
+from amaqctl.quantizers.bit_budget import round_to_mean, shift_to_mean, water_filling
+from amaqctl.quantizers.mixed_grid import MixedGrid
+
+
+def _grid(**changes: Any) -> MixedGrid:
+    options = {
+        "axis": "channel",
+        "scale": "channel",
+        "center": True,
+        "clip": None,
+        "scale_dtype": "float32",
+    }
+    return MixedGrid(**{**options, **changes})
+
+
+def _round_trip(grid: MixedGrid, x: Tensor, widths: list[int]) -> tuple[Tensor, QuantizedTensor]:
+    allocation = BitAllocation(torch.tensor(widths, dtype=torch.uint8), grid.axis)
+    quantized, _, _ = grid.encode(x, allocation)
+    return grid.decode(quantized), quantized
+
+
+# Four tokens, channel means 10, -2, 3 and 1.
+X = torch.tensor(
+    [
+        [
+            [10.0, -5.0, 10.0, 128.0],
+            [12.0, 1.0, -4.0, -62.0],
+            [8.0, -4.0, 3.0, -62.0],
+            [10.0, 0.0, 3.0, 0.0],
+        ]
+    ]
+)
+
+
+def test_widths_of_zero_one_and_more_by_hand_with_centring():
+    decoded, quantized = _round_trip(_grid(), X, [0, 1, 2, 8])
+    assert quantized.side["mean"].tolist() == [10.0, -2.0, 3.0, 1.0]
+    # Without the mean, channel 1 is -3, 3, -2, 2: mean magnitude 2.5. Nothing for channel 0.
+    assert quantized.side["range"].tolist() == [2.5, 7.0, 127.0]
+    assert decoded[0, :, 0].tolist() == [10.0] * 4
+    assert decoded[0, :, 1].tolist() == [-4.5, 0.5, -4.5, 0.5]
+    assert decoded[0, :, 2].tolist() == [10.0, -4.0, 3.0, 3.0]
+    assert decoded[0, :, 3].tolist() == [128.0, -62.0, -62.0, 0.0]
+
+
+def test_without_centring_only_channels_of_zero_bits_send_a_mean():
+    decoded, quantized = _round_trip(_grid(center=False), X, [0, 1, 2, 8])
+    assert quantized.side["mean"].tolist() == [10.0]
+    assert quantized.side["range"].tolist() == [2.5, 10.0, 128.0]
+    assert decoded[0, :, 0].tolist() == [10.0] * 4
+    assert decoded[0, :, 1].tolist() == [-2.5, 2.5, -2.5, 2.5]
+    assert decoded[0, :, 2].tolist() == [10.0, 0.0, 0.0, 0.0]
+    assert "mean" not in _round_trip(_grid(center=False), X, [1, 1, 2, 8])[1].side
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("clip", [None, 1.5])
+@pytest.mark.parametrize("widths", [[0, 1, 2, 8], [4, 4, 4, 4]])
+def test_padding_shifts_no_centre_and_sets_no_range(center, clip, widths):
+    grid = _grid(center=center, clip=clip)
+    decoded, alone = _round_trip(grid, X, widths)
+    padded = torch.cat([X, torch.zeros(1, 12, 4)], dim=1)
+    decoded_padded, beside = _round_trip(grid, padded, widths)
+    assert {k: v.tolist() for k, v in alone.side.items()} == {
+        k: v.tolist() for k, v in beside.side.items()
+    }
+    assert torch.equal(decoded_padded[:, :4], decoded)
+
+
+def test_clip_limits_a_range_and_says_what_it_clipped():
+    x = torch.tensor([[[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [9.0, 1.0]]])
+    allocation = BitAllocation.uniform(8, 2, "channel")
+    quantized, peak_K, unclipped = _grid(center=False, clip=2.0).encode(x, allocation)
+    assert quantized.side["range"].tolist() == peak_K.tolist() == [6.0, 1.0]  # 2 · mean 3; max
+    assert unclipped[0].tolist() == [[1.0, 1.0]] * 3 + [[0.0, 1.0]]
+    assert float(_grid(center=False).decode(quantized)[0, 3, 0]) == pytest.approx(6.0)
+
+
+def test_channels_below_two_bits_are_not_called_clipped():
+    widths_C = torch.tensor([0, 1, 2, 8], dtype=torch.uint8)
+    _, _, unclipped = _grid(clip=1.0).encode(X, BitAllocation(widths_C, "channel"))
+    assert unclipped[0, :, :2].tolist() == [[1.0, 1.0]] * 4
+    assert float(unclipped[..., 2:].min()) == 0.0
+
+
+def test_clip_holds_for_a_scale_a_channel_and_token():
+    x = torch.tensor([[[1.0], [-1.0], [1.0], [9.0]]])
+    decoded, quantized = _round_trip(_grid(center=False, clip=2.0, scale="channel-token"), x, [8])
+    assert quantized.side["range"].tolist() == [6.0]
+    assert quantized.side["token_share"][0].tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1.0])
+    assert decoded[0, :, 0].tolist() == pytest.approx([1.0, -1.0, 1.0, 6.0])
+
+
+def test_a_channel_range_that_rounds_to_zero_does_not_blow_up_its_token():
+    x = torch.tensor([[[1e-9, 4.0, 7.0], [0.0, -4.0, 3.5]]])
+    grid = _grid(center=False, scale="channel-token", scale_dtype="float16")
+    decoded, quantized = _round_trip(grid, x, [8, 8, 8])
+    assert quantized.side["range"].tolist() == [0.0, 4.0, 7.0]
+    assert quantized.side["token_share"].tolist() == [[1.0, 1.0]]
+    assert decoded[0, 0].tolist() == [0.0, 4.0, 7.0]
+
+
+def test_scale_a_token_by_hand():
+    x = torch.tensor([[[14.0, -4.0, 0.0, 1.0], [7.0, 3.4, 0.0, -7.0]]])
+    decoded, quantized = _round_trip(_grid(center=False, scale="token"), x, [4, 4, 4, 2])
+    assert quantized.side["token_range"].tolist() == [[14.0, 7.0]]
+    assert decoded[0].tolist() == [[14.0, -4.0, 0.0, 0.0], [7.0, 3.0, 0.0, -7.0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 1, 3), (5, 3), (3, 9, 1), (2, 13, 17)])
+@pytest.mark.parametrize("scale", ["channel", "token", "channel-token"])
+@pytest.mark.parametrize("axis", ["channel", "position"])
+def test_each_value_has_the_width_of_its_column(shape, scale, axis):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    grid = _grid(axis=axis, scale=scale, center=False)
+    num_columns = shape[-1] if axis == "channel" else shape[-2]
+    widths = [2 + 3 * (k % 3) for k in range(num_columns)]
+    decoded, quantized = _round_trip(grid, x, widths)
+    num_rows = x.numel() // num_columns
+    assert quantized.codes.data.numel() == -(-num_rows // 8) * sum(widths)
+    if scale == "channel":
+        range_ = quantized.side["range"].expand(shape)
+    elif scale == "token":
+        range_ = quantized.side["token_range"].reshape(*shape[:-1], 1).expand(shape)
+    else:
+        share = quantized.side["token_share"].reshape(*shape[:-1], 1)
+        range_ = quantized.side["range"] * share
+    n = 2.0 ** (torch.tensor(widths) - 1) - 1
+    half_step = range_ / (n if axis == "channel" else n.unsqueeze(-1)) / 2
+    assert bool(((decoded - x).abs() <= half_step * (1 + 1e-4)).all())
+
+
+# --- solvers ------------------------------------------------------------------------------------
+
+SENSITIVITIES = st.lists(st.floats(-12, 12).map(lambda e: 2.0**e), min_size=1, max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sensitivities=SENSITIVITIES, share=st.floats(0, 1))
+def test_water_filling_meets_the_mean_with_equal_marginal_harm(sensitivities, share):
+    s_C = torch.tensor(sensitivities, dtype=torch.float64)
+    low, high = 1.0, 7.0
+    bits_C = water_filling(s_C, low, high, low + share * (high - low))
+    assert float(bits_C.mean()) == pytest.approx(low + share * (high - low), abs=1e-9)
+    assert low <= float(bits_C.min()) <= float(bits_C.max()) <= high
+    marginal_C = s_C * 4.0**-bits_C
+    inside = (bits_C > low + 1e-6) & (bits_C < high - 1e-6)
+    if bool(inside.any()):
+        level = float(marginal_C[inside].mean())
+        assert torch.allclose(marginal_C[inside], torch.tensor(level, dtype=torch.float64))
+        assert bool((marginal_C[bits_C <= low] <= level * (1 + 1e-6)).all())
+        assert bool((marginal_C[bits_C >= high] >= level * (1 - 1e-6)).all())
+    order = s_C.argsort()
+    assert bits_C[order].tolist() == sorted(bits_C.tolist())  # more sensitive, more bits
+
+
+@settings(max_examples=100, deadline=None)
+@given(sensitivities=SENSITIVITIES, data=st.data())
+def test_rounded_water_filling_is_the_best_of_all_integer_widths(sensitivities, data):
+    num_columns, low, high = len(sensitivities), 0, 4
+    total = data.draw(st.integers(0, num_columns * high))
+    s_C = torch.tensor(sensitivities, dtype=torch.float64)
+    mean_bits = total / num_columns
+    widths_C = round_to_mean(water_filling(s_C, low, high, mean_bits), low, high, mean_bits)
+    assert int(widths_C.sum()) == total
+    best = min(
+        sum(s * 4.0**-b for s, b in zip(sensitivities, widths, strict=True))
+        for widths in itertools.product(range(low, high + 1), repeat=num_columns)
+        if sum(widths) == total
+    )
+    assert float((s_C * 4.0 ** -widths_C.double()).sum()) <= best * (1 + 1e-6)
+
+
+def test_water_filling_of_columns_that_have_no_gradient():
+    assert water_filling(torch.zeros(4), 0, 8, 3.0).tolist() == pytest.approx([3.0] * 4)
+    some = water_filling(torch.tensor([0.0, 1.0, 1.0]), 0, 8, 2.0)
+    assert some.tolist() == pytest.approx([0.0, 3.0, 3.0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    bits=st.lists(st.floats(0, 8), min_size=1, max_size=30),
+    share=st.floats(0, 1),
+    low=st.integers(0, 3),
+    high=st.integers(4, 8),
+)
+def test_round_to_mean_meets_the_sum_within_the_bounds(bits, share, low, high):
+    mean_bits = low + share * (high - low)
+    widths_C = round_to_mean(torch.tensor(bits), low, high, mean_bits)
+    assert widths_C.dtype == torch.uint8
+    assert int(widths_C.sum(dtype=torch.int64)) == round(len(bits) * mean_bits)
+    assert low <= int(widths_C.min()) <= int(widths_C.max()) <= high
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(st.floats(-20, 20), min_size=1, max_size=20), mean_bits=st.floats(2.01, 7.99)
+)
+def test_rounding_after_the_shift_moves_no_width_by_a_bit_or_more(logits, mean_bits):
+    logits_C = torch.tensor(logits, dtype=torch.float64)
+    shift = shift_to_mean(logits_C, 2, 8, mean_bits)
+    bits_C = 2 + 6 * torch.sigmoid(logits_C + shift)
+    assert float(bits_C.mean()) == pytest.approx(mean_bits, abs=1e-9)
+    widths_C = round_to_mean(bits_C, 2, 8, mean_bits)
+    assert float((widths_C.double() - bits_C).abs().max()) <= 1.0
+    more = bits_C.unsqueeze(0) > bits_C.unsqueeze(1) + 1e-9
+    as_many = widths_C.unsqueeze(0) >= widths_C.unsqueeze(1)
+    assert bool((as_many | ~more).all())
+
+
+@pytest.mark.parametrize("mean_bits", [2.0, 8.0])
+def test_shift_at_the_ends_saturates_every_gate(mean_bits):
+    logits_C = torch.tensor([-9.0, 0.0, 14.0])
+    shift = shift_to_mean(logits_C, 2, 8, mean_bits)
+    bits_C = 2 + 6 * torch.sigmoid(logits_C.double() + shift)
+    assert bits_C.tolist() == pytest.approx([mean_bits] * 3, abs=1e-6)
