@@ -194,9 +194,10 @@ def test_generation_may_go_past_the_longest_example(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     pairs = [("x" * 57, "1"), ("y", "z" * 50), ("x" * 55, "12"), ("y" * 9, "3")]
     rows.write_text("".join(json.dumps({"q": q, "a": a}) + "\n" for q, a in pairs))
-    options = f"{{train: {rows}, validation: {rows}, prompt: q, completion: a, generate: {{max_new_tokens: 50}}}}"
+    options = f"{{train: {rows}, validation: {rows}, prompt: q, completion: a}}"
     overrides = [
         f"task={{name: prompt-completion, options: {options}}}",
+        "task.options.generate={max_new_tokens: 50}",
         "quantizers.activation.options.axis=position",
         "train.max_length=64",
     ]

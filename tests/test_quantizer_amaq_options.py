@@ -41,6 +41,8 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
         ({"scale": "token", "min_bits": 0}, "widths of 0 and 1 need"),
         ({"axis": "position", "min_bits": 1}, "widths of 0 and 1 need"),
         ({"scale": "token", "clip": 2.0}, "clip limits the range of a channel"),
+        ({"scale": "channel-token", "clip": "search"}, "clip: search needs axis: channel"),
+        ({"axis": "position", "clip": "search"}, "clip: search needs axis: channel"),
         ({"alpha": 0}, "alpha"),
         ({"initial_share": 1.0}, "initial_share"),
         ({"clip": float("inf")}, "clip"),

@@ -1,5 +1,6 @@
 """Messages and hellos: sizes to the byte, and nothing but wire errors for what is not legal."""
 
+import contextlib
 import json
 import struct
 import zlib
@@ -33,7 +34,10 @@ def _message(widths: list[int], num_rows: int = 10, **changes: object) -> Messag
 
 def _assert_same(a: Message, b: Message) -> None:
     assert (a.quantizer, a.context, a.sequence, a.session) == (
-        b.quantizer, b.context, b.sequence, b.session,
+        b.quantizer,
+        b.context,
+        b.sequence,
+        b.session,
     )
     qa, qb = a.quantized, b.quantized
     assert (qa.shape, qa.dtype) == (qb.shape, qb.dtype)
@@ -109,9 +113,11 @@ def _parts() -> tuple[dict, bytes]:
 LIES = st.sampled_from(["shape", "codes", "side", "dtype", "quantizer", "link", "sample_ids"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["rows", "columns", "width", "axis", "name", "dtype", "shape"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["rows", "columns", "width", "axis", "name", "dtype", "shape"]), inner
+        )
     ),
     max_leaves=6,
 )
@@ -122,20 +128,32 @@ VALUES = st.recursive(
 def test_lying_headers_are_wire_errors_or_legal(key, value):
     header, body = _parts()
     header[key] = value
-    try:
+    with contextlib.suppress(WireError):
         Message.from_bytes(_forge(json.dumps(header).encode(), body))
-    except WireError:
-        pass
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"shape": [2**30, 2**30]}, "values, at most"),
-        ({"codes": {"rows": 2**31 - 1, "columns": 2**31 - 1, "width": 0}}, "values, at most"),
-        ({"codes": {"rows": 8, "columns": 5, "width": 9}}, "bit-width 9"),
+        ({"shape": [0, 2**28 + 1]}, "a tensor of 268435457 values, at most 268435456"),
+        ({"shape": [2**31 - 1, 0, 2**31 - 1]}, "a tensor of 4611686014132420609 values"),
+        (
+            {"side": [{"name": "s", "dtype": "int8", "shape": [0] + [2**31 - 1] * 7}]},
+            "a side tensor 's' of",
+        ),
+        ({"codes": {"rows": 2**20, "columns": 2**20, "width": 0}}, "values, at most"),
+        ({"codes": {"rows": 2**31 - 1, "columns": 0}}, "a code matrix of 2147483647 values"),
+        (
+            {"codes": {"rows": 0, "columns": 2**20 + 1, "width": 0}},
+            "codes.columns: Input should be less than or equal to 1048576",
+        ),
+        ({"codes": {"rows": 8, "columns": 5, "width": 9}}, "illegal header: codes.width"),
+        ({"codes": {"rows": 8, "columns": 5, "width": True}}, "illegal header: codes.width"),
+        ({"codes": {"rows": 8, "columns": 5, "width": 8.0}}, "illegal header: codes.width"),
+        ({"codes": {"rows": 8, "columns": 1024}}, "the widths alone take 512"),
         ({"codes": {"rows": 9000, "columns": 5, "width": 8}}, "asks for"),
-        ({"codes": {"rows": 0, "columns": 5, "width": 8}}, "of which the header explains"),
+        ({"codes": {"rows": 0, "columns": 5, "width": 8}}, "a body of 73 bytes .* asks for 14"),
         ({"side": [{"name": "range", "dtype": "float32", "shape": [1000]}]}, "asks for"),
         ({"side": [{"name": "a", "dtype": "int8", "shape": []}] * 2}, "one name"),
         ({"dtype": "int8"}, "illegal header: dtype"),
@@ -148,6 +166,33 @@ def test_lies_are_named_and_bounded(change, message):
     header, body = _parts()
     with pytest.raises(WireError, match=message):
         Message.from_bytes(_forge(json.dumps({**header, **change}).encode(), body))
+
+
+@pytest.mark.parametrize(("columns", "body"), [(1, "03"), (2, "33"), (3, "00 00"), (4, "ff ff")])
+def test_equal_widths_in_a_section_are_refused(columns, body):
+    header = {**_parts()[0], "codes": {"rows": 0, "columns": columns}, "side": []}
+    data = _forge(json.dumps(header).encode(), bytes.fromhex(body))
+    with pytest.raises(WireError, match="equal widths belong in the header"):
+        Message.from_bytes(data)
+
+
+def test_the_most_columns_that_are_legal_are_read():
+    header = {**_parts()[0], "codes": {"rows": 9, "columns": 2**20, "width": 0}, "side": []}
+    codes = Message.from_bytes(_forge(json.dumps(header).encode(), b"")).quantized.codes
+    assert codes.allocation == BitAllocation.uniform(0, 2**20, "channel")
+
+
+def test_empty_tensors_within_the_limit_are_read():
+    side = {"name": "s", "dtype": "float16", "shape": [0, 2**28]}
+    header = {
+        **_parts()[0],
+        "shape": [0, 2**28],
+        "codes": {"rows": 0, "columns": 0},
+        "side": [side],
+    }
+    quantized = Message.from_bytes(_forge(json.dumps(header).encode(), b"")).quantized
+    assert quantized.shape == (0, 2**28)
+    assert quantized.side["s"].shape == (0, 2**28)
 
 
 def test_deeply_nested_and_non_utf8_headers_are_wire_errors():
@@ -171,6 +216,42 @@ def test_a_header_too_large_is_refused_by_the_sender():
     context = replace(CONTEXT, sample_ids=tuple(range(20_000)))
     with pytest.raises(QuantizationError, match="too large to send"):
         _message([4], context=context).to_bytes()
+
+
+def _illegal(
+    shape: tuple[int, ...] = (1, 2), side: dict | None = None, columns: int = 0, **changes: object
+) -> Message:
+    codes = PackedCodes(
+        torch.empty(0, dtype=torch.uint8), 0, BitAllocation.uniform(0, columns, "channel")
+    )
+    quantized = QuantizedTensor(shape, torch.float32, codes, side or {})
+    return Message("x", replace(CONTEXT, **changes), quantized)
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        (_illegal(side={str(i): torch.zeros(1) for i in range(17)}), "side: Tuple .* 16 items"),
+        (_illegal(shape=()), "shape: Tuple should have at least 1 item"),
+        (_illegal(shape=(1,) * 9), "shape: Tuple should have at most 8 items"),
+        (_illegal(side={"": torch.zeros(1)}), "name: String should have at least 1 character"),
+        (_illegal(side={"s": torch.zeros((1,) * 9)}), "shape: Tuple should have at most 8 items"),
+        (_illegal(columns=2**20 + 1), "columns: Input should be less than or equal to 1048576"),
+        (_illegal(sample_ids=(3, -1)), "sample_ids.1: Input should be greater than or equal to 0"),
+        (_illegal(step=True), "step: Input should be a valid integer"),
+        (replace(_illegal(), session="\ud800"), "session: Input should be a valid string"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_header_cannot_say_is_refused_by_the_sender(message, place):
+    with pytest.raises(QuantizationError, match=f"^'x' asks for what .* cannot carry: {place}"):
+        message.to_bytes()
+
+
+def test_the_most_that_the_header_can_say_is_sent():
+    side = {"s" * 64: torch.zeros((1,) * 8)} | {str(i): torch.zeros(()) for i in range(15)}
+    message = _illegal(shape=(1,) * 8, side=side, sample_ids=(2**40,))
+    _assert_same(Message.from_bytes(message.to_bytes()), message)
 
 
 HELLO = Hello(
@@ -199,8 +280,99 @@ def test_hello_round_trip_and_agreement():
             {"channels": (HELLO.channels[0].model_copy(update={"options": {"target_bits": 3}}),)},
             r"channels\[0\].options.target_bits: 4.0 here, 3 there",
         ),
+        (
+            {"channels": (HELLO.channels[0].model_copy(update={"options": {}}),)},
+            r"channels\[0\].options.target_bits: 4.0 here, nothing there",
+        ),
+        ({"cuts": (2, 3)}, r"cuts: \(2,\) here, \(2, 3\) there"),
     ],
 )
 def test_hello_names_the_differing_key(change, key):
     with pytest.raises(WireError, match=key):
         HELLO.check_agrees(HELLO.model_copy(update=change))
+
+
+def _offering(option: object) -> Hello:
+    offer = ChannelOffer(link=0, role="gradient", quantizer="q", options={"a": option})
+    return HELLO.model_copy(update={"channels": (offer,)})
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(True, 1), (0, False), (1.0, True), ([1], [True]), (None, False), (1, "1")]
+)
+def test_options_of_another_kind_differ(mine, theirs):
+    with pytest.raises(WireError, match=r"channels\[0\].options.a") as caught:
+        _offering(mine).check_agrees(_offering(theirs))
+    assert caught.value.error_id == "PEER-WIRE"
+
+
+def test_an_absent_option_is_not_null():
+    mine = _offering(None)
+    offer = mine.channels[0].model_copy(update={"options": {}})
+    with pytest.raises(WireError, match=r"options\.a: None here, nothing there"):
+        mine.check_agrees(mine.model_copy(update={"channels": (offer,)}))
+
+
+def test_an_integer_and_a_float_of_one_value_agree():
+    _offering(4).check_agrees(_offering(4.0))
+
+
+def _hello(key: str = "", value: str = "") -> bytes:
+    """A hello with the JSON text of one value replaced."""
+    texts = {"session": '""', "model": '"m"', "cuts": "[2]", "seed": "17", "link": "0"}
+    texts |= {"role": '"activation"', "quantizer": '"q"', "a": "1"} | ({key: value} if key else {})
+    pairs = {name: f'"{name}":{text}' for name, text in texts.items()}
+    offer = ",".join(pairs[name] for name in ("link", "role", "quantizer"))
+    top = ",".join(pairs[name] for name in ("session", "model", "cuts", "seed"))
+    text = f'{{{top},"channels":[{{{offer},"options":{{{pairs["a"]}}}}}]}}'
+    return _forge(text.encode(), b"", kind=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("seed", "4294967295", ""),
+        ("seed", "4294967296", "seed"),
+        ("seed", "-1", "seed"),
+        ("seed", "17.0", "seed"),
+        ("seed", '"17"', "seed"),
+        ("seed", "true", "seed"),
+        ("seed", "NaN", "seed"),
+        ("session", "7", "session"),
+        ("cuts", "[2.0]", "cuts.0"),
+        ("cuts", "[false]", "cuts.0"),
+        ("cuts", "[-1]", "cuts.0"),
+        ("link", '"0"', "channels.0.link"),
+        ("link", "0.0", "channels.0.link"),
+        ("quantizer", '""', "channels.0.quantizer"),
+        ("a", "-0.5e3", ""),
+        ("a", "[" * 196 + "1" + "]" * 196, ""),
+        ("a", "[" * 198 + "1" + "]" * 198, "header"),
+        ("a", "9" * 4300, ""),
+        ("a", "9" * 4301, "header"),
+        ("a", "NaN", "channels.0.options"),
+        ("a", "[1,-Infinity]", "channels.0.options"),
+        ("a", '{"b":1e999}', "channels.0.options"),
+    ],
+)
+def test_a_hello_is_read_strictly(key, value, place):
+    data = _hello(key, value)
+    if not place:
+        read = Hello.from_bytes(data)
+        found = read.channels[0].options["a"] if key == "a" else getattr(read, key)
+        assert found == json.loads(value)
+    else:
+        with pytest.raises(WireError, match=f"illegal header: {place}: "):
+            Hello.from_bytes(data)
+
+
+def test_a_hello_has_no_body():
+    header = _hello()[16:]
+    with pytest.raises(WireError, match="a hello has no body, this one has 1 bytes"):
+        Hello.from_bytes(_forge(header, b"x", kind=2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [{"b": float("-inf")}]])
+def test_an_option_that_is_not_finite_is_refused_where_it_is_offered(value):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        _offering(value)

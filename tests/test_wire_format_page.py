@@ -23,7 +23,7 @@ MESSAGE = bytes.fromhex(fence(section(PAGE, "The bytes"), "hex"))
 
 
 def _number(value: int) -> str:
-    known = {2**31 - 1: "2^31 - 1", 2**40: "2^40"}
+    known = {2**20: "2^20", 2**31 - 1: "2^31 - 1", 2**32 - 1: "2^32 - 1", 2**40: "2^40"}
     return known.get(value, str(value))
 
 
@@ -42,6 +42,8 @@ def _value(schema: dict) -> tuple[str, str]:
         return f"{kind} or null", bounds
     if "$ref" in schema:
         return "object", ""
+    if "enum" in schema and schema["type"] == "integer":
+        return "integer", ", ".join(str(value) for value in schema["enum"])
     if "enum" in schema:
         return "string", ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "string":
@@ -178,44 +180,57 @@ def test_a_frame_is_checked_in_the_written_order(first):
         Message.from_bytes(b"QAMA" * 3)
 
 
-def _lie(header: dict, path: list, value: object) -> None:
+def _lie(header: dict, body: bytearray, path: list, value: object) -> None:
+    if path[0] == "body":
+        body[path[1]] = value
+        return
     for key in path[:-1]:
         header = header[key]
     header[path[-1]] = value
 
 
 BODY_FAULTS = [
-    (["shape"], [2**31 - 1], "a tensor of 2147483647 values"),
+    (["shape"], [0, 2**31 - 1], "a tensor of 2147483647 values"),
     (["side", 1, "name"], "mean", "one name"),
+    (["side", 0, "shape"], [2**31 - 1, 0], "a side tensor 'mean' of 2147483647 values"),
+    (["side", 1, "shape"], [2**31 - 1], "a side tensor 'range' of 2147483647 values"),
     (["codes", "rows"], 2**31 - 1, "a code matrix of"),
-    (["codes", "width"], 9, "bit-width 9"),
-    (["side", 0, "shape"], [2**31 - 1], "a side tensor 'mean' of"),
-    (["side", 1, "shape"], [99], "asks for 208 or more"),
-    (["codes", "rows"], 999, "asks for 1016 or more"),
-    ([], None, "of which the header explains 24"),
+    (["codes", "columns"], 99, "the widths alone take 50"),
+    (["codes", "columns"], 3, "the unused half"),
+    (["body", 0], 0x91, "bit-width 9"),
+    (["body", slice(0, 2)], b"\x33\x33", "equal widths"),
+    (["side", 1, "shape"], [99], "a body of 24 bytes where the header asks for 216"),
 ]
 
 
 @pytest.mark.parametrize("first", range(len(BODY_FAULTS)))
 def test_a_body_is_checked_in_the_written_order(first):
     length = struct.unpack_from("<H", MESSAGE, 6)[0]
-    header, body = json.loads(MESSAGE[16 : 16 + length]), MESSAGE[16 + length :] + b"\0"
+    header, body = json.loads(MESSAGE[16 : 16 + length]), bytearray(MESSAGE[16 + length :])
     # The fault under test is written last, over those that must not be noticed before it.
-    for path, value, _ in reversed(BODY_FAULTS[first:-1]):
-        _lie(header, path, value)
+    for path, value, _ in reversed(BODY_FAULTS[first:]):
+        _lie(header, body, path, value)
     with pytest.raises(WireError, match=re.escape(BODY_FAULTS[first][2])):
-        Message.from_bytes(_forge(json.dumps(header).encode(), body))
+        Message.from_bytes(_forge(json.dumps(header).encode(), bytes(body)))
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_the_sections_must_add_up_to_the_body(change):
+    length = struct.unpack_from("<H", MESSAGE, 6)[0]
+    header, body = MESSAGE[16 : 16 + length], (MESSAGE[16 + length :] + b"\0")[: 24 + change]
+    with pytest.raises(WireError, match=f"a body of {24 + change} bytes where .* asks for 24"):
+        Message.from_bytes(_forge(header, body))
 
 
 @pytest.mark.parametrize(
     ("header", "body"),
     [
         ({"step": 12, "micro_batch": 0}, b""),
-        ({"codes": {"rows": 1, "columns": 2}}, bytes.fromhex("11 01 01")),
+        ({"codes": {"rows": 1, "columns": 0, "width": 3}}, b""),
         ({"codes": {"rows": 1, "columns": 1, "width": 1}}, bytes.fromhex("ff")),
         ({"sample_ids": [1, 2, 3], "lengths": [9]}, b""),
     ],
-    ids=["default written out", "equal widths in a section", "padding not zero", "counts"],
+    ids=["default written out", "width of no columns", "padding not zero", "counts"],
 )
 def test_what_the_page_says_is_not_checked_is_accepted(header, body):
     plain = {"quantizer": "x", "role": "gradient", "link": 0, "step": 0, "total_steps": 1}

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from amaqctl.bits.allocation import BitAllocation
 from amaqctl.bits.codes import PackedCodes
+from amaqctl.bits.packing import half_range
 
 Rounding = Literal["nearest", "stochastic"]
 
 
 def largest_code(widths: Tensor) -> Tensor:
     """n = 2^(b-1) - 1 of each width, float32; 1 for widths 0 and 1, whose scale is the value."""
-    return (2.0 ** (widths.to(torch.float32) - 1) - 1).clamp(min=1.0)
+    return (half_range(widths) - 1).clamp(min=1).to(torch.float32)
 
 
 def step_size(value_range: Tensor, allocation: BitAllocation) -> Tensor:
@@ -72,7 +73,7 @@ def nearest_codes(
     widths_C = allocation.widths_C.to(values_RC.device)
     steps_RC = values_RC / torch.where(scale > 0, scale, torch.inf)
     steps_RC = steps_RC.round() if noise is None else (steps_RC + noise).floor()
-    half_C = (2.0 ** (widths_C.to(torch.float32) - 1)).floor()
+    half_C = half_range(widths_C).to(torch.float32)
     top_C = (half_C - 1).clamp(min=0)
     if zero_point is None:
         codes_RC = steps_RC.clamp(-top_C, top_C).to(torch.int8)

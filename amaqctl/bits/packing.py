@@ -39,6 +39,12 @@ def packed_bytes(num_rows: int, widths_C: Tensor) -> int:
     return num_blocks(num_rows) * int(widths_C.sum(dtype=torch.int64))
 
 
+def half_range(widths: Tensor) -> Tensor:
+    """2^(b-1) of each width, int32, and 0 for width 0. By shifts: a power may be off by an ulp."""
+    bits = widths.to(torch.int32)
+    return torch.where(bits > 0, torch.ones_like(bits) << (bits - 1).clamp(min=0), 0)
+
+
 def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
     """Pack a code matrix.
 
@@ -111,7 +117,7 @@ def _check_codes_fit(codes_RC: Tensor, widths_C: Tensor) -> None:
     if codes_RC.numel() == 0:
         return
     low_C, high_C = (v.cpu().to(torch.int32) for v in codes_RC.aminmax(dim=0))
-    half_C = (2.0 ** (widths_C.double() - 1)).floor().to(torch.int32)  # 0 for width 0
+    half_C = half_range(widths_C)
     top_C = (half_C - 1).clamp(min=0)
     misfits = ((low_C < -half_C) | (high_C > top_C)).nonzero()
     if misfits.numel():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # -q names a quantizer here.
 QuietLong = Annotated[bool, typer.Option("--quiet", help="Print the bare result only.")]
 
+_SCHEMA = "amaqctl.compress-trace/1"
 _DEFAULT_STEPS = 4
 _DEFAULT_MAX_MIB = 2048
 
@@ -137,16 +138,17 @@ def _record(
     )
     total = prepared.header.total_steps
     recording.record(prepared, out, lambda step: session.note(f"step {step + 1}/{total}"))
+    num_bytes = out.stat().st_size
     data = {
         "trace": str(out),
-        "bytes": out.stat().st_size,
+        "bytes": num_bytes,
         "num_messages": prepared.num_messages,
         "recorded": prepared.header.model_dump(mode="json"),
     }
     rows = [
         ("trace", str(out)),
         ("holds", f"{prepared.num_messages} messages of {num_steps} steps"),
-        ("size", f"{render.mib(data['bytes'])} ({data['bytes']} bytes)"),
+        ("size", f"{render.mib(num_bytes)} ({num_bytes} bytes)"),
         ("next", f"amaqctl compress-trace {out}"),
     ]
     session.result(data, render.facts(rows), str(out))
@@ -204,15 +206,16 @@ def _text(report: Report, data: dict[str, Any], strangers: dict[str, str]) -> st
         if rows:
             lines += ["", role if len(report.variances) > 1 else f"{role} only"]
             lines.append(render.table(_HEADER, rows))
-    if report.skipped or strangers or data["verified"]:
-        lines.append("")
+    lines.append("")
+    if not report.has_revisits:
+        lines.append("no sample comes twice: what a memory of the samples saves is not seen here")
     lines += [f"no {role} through {label}: {why}" for label, role, why in report.skipped]
     lines += [f"* {label}: third party, {origin}" for label, origin in strangers.items()]
     if data["verified"]:
         lines.append("verified: what was decoded from the bytes is what went in, bit for bit")
     if "exported" in data:
         lines.append(f"saved {data['exported']}")
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 _HEADER = ["quantizer", "bits", "ratio", "error", "cosine", "dB"]

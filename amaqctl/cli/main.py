@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from amaqctl import __version__
-from amaqctl.cli import compress_trace, evaluate, plugins, profiles, train
+from amaqctl.cli import compress_trace, evaluate, inspect_bits, plugins, profiles, train
 
 app = typer.Typer(
     name="amaqctl",
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compress-trace")(compress_trace.compress_trace)
+app.command("inspect-bits")(inspect_bits.inspect_bits)
 app.command("plugins")(plugins.plugins)
 app.add_typer(profiles.app, name="profile")
 

@@ -1,56 +1,189 @@
-"""`amaqctl plugins`: which quantizers are installed, and the options of one."""
+"""`amaqctl plugins`: which quantizers are installed, the options of one, and the contract.
+
+Listing imports nothing, so it survives whatever a plugin does. Only asking for a quantizer by
+name, or for a check, runs its code.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
 
 from amaqctl import registry
 from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Traceback, command
+from amaqctl.cli.plugin_options import described_options
+from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
+from amaqctl.errors import AmaqError, CheckError, PluginError
+
+_SCHEMA = "amaqctl.plugins/1"
 
 
 def plugins(
     name: Annotated[str | None, typer.Argument(help="Show the options of this quantizer.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run the contract; exit 8 if a promise is broken.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
-    """List the installed quantizers without importing them, or show one's options."""
-    with command("amaqctl.plugins/1", json=json, quiet=quiet, traceback=traceback) as session:
-        if name is not None:
-            data = _options(name)
-            rows = [
-                [o["option"], o["type"], o["default"], o["description"]] for o in data["options"]
-            ]
-            text = render.table(["option", "type", "default", "description"], rows)
-            session.result(data, text, "\n".join(row[0] for row in rows))
-            return
-        offers = registry.offers(registry.QUANTIZERS)
-        rows = [[o.name, "built in" if o.built_in else o.distribution, o.version] for o in offers]
-        data = {
-            "quantizers": [dict(zip(("name", "from", "version"), r, strict=True)) for r in rows]
-        }
-        text = render.table(["name", "from", "version"], rows)
-        session.result(data, text, "\n".join(row[0] for row in rows))
+    """List the installed quantizers without importing them, show one's options, or check them.
+
+    With --check and no NAME every installed quantizer is checked, with its default options.
+    """
+    with command(_SCHEMA, json=json, quiet=quiet, traceback=traceback) as session:
+        if check:
+            _check(session, name)
+        elif name is not None:
+            _show(session, name)
+        else:
+            _list(session)
 
 
-def _options(name: str) -> dict[str, Any]:
-    offer = registry.find(registry.QUANTIZERS, name)
-    config = registry.load(registry.QUANTIZERS, name).Config
-    options = [
+def _list(session: Session) -> None:
+    listed = _listed()
+    for name, state in {(row["name"], row["state"]) for row in listed}:
+        if state == "duplicate":
+            session.warn(str(_fault_of(name)))
+    header = ["name", "state", "from", "version"]
+    text = render.table(header, [[row[key] for key in header] for row in listed])
+    session.result({"quantizers": listed}, text, "\n".join(row["name"] for row in listed))
+
+
+def _listed() -> list[dict[str, str]]:
+    offers = registry.offers(registry.QUANTIZERS)
+    count = Counter(offer.name for offer in offers)
+    return [
         {
-            "option": key,
-            "type": _type_name(field.annotation),
-            "default": str(field.default),
-            "description": field.description or "",
+            "name": offer.name,
+            "state": "duplicate" if count[offer.name] > 1 else "installed",
+            "from": "built in" if offer.built_in else offer.distribution,
+            "version": offer.version,
         }
-        for key, field in config.model_fields.items()
+        for offer in offers
     ]
-    return {"name": name, "from": offer.distribution, "version": offer.version, "options": options}
 
 
-def _type_name(annotation: Any) -> str:
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
-    return text or str(annotation).replace("typing.", "")
+def _fault_of(name: str) -> PluginError | None:
+    """Why the registry refuses ``name``, without importing it."""
+    try:
+        registry.find(registry.QUANTIZERS, name)
+    except PluginError as error:
+        return error
+    return None
+
+
+def _show(session: Session, name: str) -> None:
+    offer = registry.find(registry.QUANTIZERS, name)
+    cls = registry.load(registry.QUANTIZERS, name)
+    config = getattr(cls, "Config", None)
+    if not hasattr(config, "model_fields"):
+        raise PluginError(
+            f"quantizer '{name}' of {offer.distribution} {offer.version} has no Config",
+            where=offer.target,
+            hint="let its entry point name a subclass of amaqctl.quantizer.Quantizer",
+            error_id="PLUGIN-BROKEN",
+        )
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    data: dict[str, Any] = {
+        "name": name,
+        "from": offer.distribution,
+        "version": offer.version,
+        "summary": summary,
+        "options": described_options(config),
+    }
+    session.result(data, _options_text(data), "\n".join(o["option"] for o in data["options"]))
+
+
+def _options_text(data: dict[str, Any]) -> str:
+    """A block an option on a terminal, where descriptions need room; else a table."""
+    options = data["options"]
+    if not (sys.__stdout__ and sys.__stdout__.isatty()):
+        header = ["option", "type", "default", "description"]
+        return render.table(header, [[o[key] for key in header] for o in options], False)
+    width = max(20, shutil.get_terminal_size().columns)
+    lines = [f"{data['name']}  from {data['from']} {data['version']}", data["summary"], ""]
+    for option in options:
+        lines.append(f"{option['option']}: {option['type']}, default {option['default']}")
+        indent = "    "
+        lines += textwrap.wrap(
+            option["description"], width, initial_indent=indent, subsequent_indent=indent
+        )
+    return "\n".join(lines if options else [*lines[:2], "no options"])
+
+
+def _check(session: Session, name: str | None) -> None:
+    """Run the contract.
+
+    Raises:
+        PluginError: the named quantizer cannot be had.
+        CheckError: a promise is broken, or, without a name, a quantizer cannot be had.
+    """
+    if name is not None:
+        registry.load(registry.QUANTIZERS, name)
+    rows = [row for row in _listed() if name in (None, row["name"])]
+    checked = [{**row, **_checked(session, row["name"])} for row in rows]
+    bad = [row["name"] for row in checked if row["state"] != "ok"]
+    data = {"passed": not bad, "quantizers": checked}
+    text, bare = _check_text(checked), "\n".join(dict.fromkeys(bad))
+    if not bad:
+        session.result(data, text, bare)
+        return
+    error = CheckError(
+        f"the contract is not kept by {', '.join(dict.fromkeys(bad))}", error_id="CHECK-CONTRACT"
+    )
+    if not session.json:
+        session.result(data, text, bare)
+        raise error
+    session.failed_check(data, error)
+
+
+def _checked(session: Session, name: str) -> dict[str, Any]:
+    """State, fault and clauses of one quantizer; nothing that it does ends the program."""
+    from amaqctl.testing import CLAUSES, check_clauses, subjects_of
+
+    try:
+        fault = _fault_of(name)
+        if fault is not None:
+            return {"state": "duplicate", "fault": str(fault), "clauses": []}
+        subjects = subjects_of(name)
+    except AmaqError as error:
+        return {"state": "broken", "fault": str(error), "clauses": []}
+    session.note(f"checking {name} …")
+    found: dict[str, list[dict[str, str]]] = {clause.name: [] for clause in CLAUSES}
+    for done in check_clauses(subjects):
+        if done.finding is not None:
+            finding = done.finding
+            entry = {"subject": finding.subject, "case": finding.case}
+            entry |= {"expected": finding.expected, "got": finding.got}
+            found[done.clause.name].append(entry)
+    clauses = [
+        {"clause": clause.name, "promise": clause.promise, "findings": found[clause.name]}
+        for clause in CLAUSES
+    ]
+    return {"state": "failed" if any(found.values()) else "ok", "fault": None, "clauses": clauses}
+
+
+def _check_text(checked: list[dict[str, Any]]) -> str:
+    rows = []
+    for row in checked:
+        kept = sum(not clause["findings"] for clause in row["clauses"])
+        kept_text = f"{kept} of {len(row['clauses'])}" if row["clauses"] else "-"
+        rows.append([row["name"], row["state"], kept_text, row["from"], row["version"]])
+    lines = [render.table(["name", "state", "clauses kept", "from", "version"], rows)]
+    for row in checked:
+        if row["fault"]:
+            lines.append(f"\n{row['name']}: {row['fault']}")
+        for clause in row["clauses"]:
+            for finding in clause["findings"]:
+                place = ": ".join(filter(None, (finding["subject"], finding["case"])))
+                lines.append(f"\n{clause['clause']}: {clause['promise']}")
+                lines.append(f"  {place}")
+                lines.append(f"  expected {finding['expected']}")
+                lines.append(f"  got      {finding['got']}")
+    return "\n".join(lines)

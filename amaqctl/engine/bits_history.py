@@ -25,7 +25,19 @@ from amaqctl.errors import InputError
 FINAL = "final"
 
 _PLACE = re.compile(r"link(\d+)\.(activation|gradient)\.([a-z]+)")
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What numpy and zipfile raise for damaged archives (each seen by flipping bytes).
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ def read_snapshot(path: Path, step: int | None = None) -> Snapshot:
     """
     sites: dict[tuple[int, str, str], NDArray[np.uint8]] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that turns out not to be an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
                 link, role, axis = _parts(name)
                 sites[link, role, axis] = _checked(name, arrays[name])
@@ -90,7 +103,7 @@ def read_snapshot(path: Path, step: int | None = None) -> Snapshot:
         raise InputError("there is no such file", where=str(path), error_id="INPUT-BITS") from None
     except _UNREADABLE as error:
         raise InputError(
-            f"bit-widths cannot be read: {str(error).splitlines()[0]}",
+            f"bit-widths cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=str(path),
             hint="choose another one with --checkpoint; the file is damaged or not amaqctl's",
             error_id="INPUT-BITS",

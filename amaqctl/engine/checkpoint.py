@@ -234,7 +234,8 @@ def _optimizer_state(stages: Mapping[int, Stage]) -> tuple[dict[str, Tensor], di
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path)) from error
 

@@ -200,12 +200,13 @@ class Stage:
         source = tokens if hidden is None else hidden
         assert source is not None
         mask = padding_mask(context, source.shape[0], source.shape[1])
-        return self.model(
+        output: Tensor = self.model(
             input_ids_BT=None if tokens is None else tokens.to(device),
             hidden_BTC=hidden,
             attention_mask_BT=mask.to(device),
             cache=cache,
         )
+        return output
 
     def _send_activation(self, hidden: Tensor, context: TensorContext) -> list[Tensor]:
         assert self.outgoing is not None

@@ -117,7 +117,7 @@ class Trainer:
         """
         started = time.perf_counter()
         try:
-            with _signals(self._on_signal):
+            with _Signals(self._on_signal):
                 return self._train(checkpoint, started)
         except BaseException as error:
             self._note_failure(error)
@@ -301,7 +301,7 @@ def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-class _signals:
+class _Signals:
     """Route SIGINT and SIGTERM to a handler for as long as the block runs."""
 
     def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:

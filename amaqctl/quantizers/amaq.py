@@ -19,9 +19,12 @@ wire.
 Ours (each an option; `mode: budget`, the default):
 - budget: one shift λ of all gates, b_c = min + (max - min)·σ(α·q_c + λ), solved at each step so
   that the mean width is the budget exactly; the gates decide only who gets what;
-- start: gates set by reverse water-filling from the first steps' gradients;
+- start: gates set by reverse water-filling: from the first steps' gradients and the measured
+  error of every channel at every width, the widths with the least harm E[g_c²] · D_c(b);
 - centre: the channel mean is subtracted before the grid (and is all that a 0-bit channel sends);
-- scale for each channel, token, or channel x token; a clip at k times the mean magnitude.
+- scale for each channel, token, or channel x token;
+- clip: the range of a channel is the one with the least squared error, or k times its mean
+  magnitude, or (null) its largest magnitude.
 
 Legend: B batch, T tokens, C channels, K columns (channels or positions).
 """
@@ -32,10 +35,10 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from amaqctl.bits import BitAllocation
+from amaqctl.bits import BitAllocation, largest_code
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
     QuantizedTensor,
@@ -48,7 +51,14 @@ from amaqctl.quantizer import (
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.mixed_grid import MixedGrid
 
-_PAPER = {"start": "flat", "center": False, "min_bits": 3, "beta": 1.0, "target_bits": None}
+_PAPER = {
+    "start": "flat",
+    "center": False,
+    "clip": None,
+    "min_bits": 3,
+    "beta": 1.0,
+    "target_bits": None,
+}
 
 
 class AmaqQuantizer(Quantizer):
@@ -96,8 +106,11 @@ class AmaqQuantizer(Quantizer):
         scale: Literal["channel", "token", "channel-token"] = Field(
             "channel", description="what shares one scale"
         )
-        clip: float | None = Field(
-            None, gt=0, description="clip a channel at this many times its mean magnitude"
+        clip: Literal["search"] | PositiveFloat | None = Field(
+            "search",
+            union_mode="left_to_right",
+            description="range of a channel: search (least squared error), a number (that many "
+            "times its mean magnitude), or null (its largest magnitude)",
         )
         scale_dtype: ScaleDtype = Field(
             "bfloat16", description="dtype in which ranges and means are sent"
@@ -111,6 +124,7 @@ class AmaqQuantizer(Quantizer):
             defaults = dict(_PAPER) if data.get("mode") == "paper" else {}
             if data.get("axis") == "position" or data.get("scale", "channel") != "channel":
                 defaults.setdefault("min_bits", 2)
+                defaults["clip"] = None
             highest = data.get("max_bits")
             if isinstance(highest, int) and 0 < highest < 8:
                 defaults["start_bits"] = float(highest)
@@ -130,6 +144,8 @@ class AmaqQuantizer(Quantizer):
                 raise ValueError("widths of 0 and 1 need axis: channel and scale: channel")
             if self.clip is not None and self.scale == "token":
                 raise ValueError("clip limits the range of a channel, and scale: token has none")
+            if self.clip == "search" and (self.scale != "channel" or self.axis == "position"):
+                raise ValueError("clip: search needs axis: channel and scale: channel")
             for name in ("target_bits", "start_bits") if self.mode == "budget" else ():
                 if not self.min_bits <= getattr(self, name) <= self.max_bits:
                     raise ValueError(f"{name} must lie between min_bits and max_bits")
@@ -138,6 +154,7 @@ class AmaqQuantizer(Quantizer):
     gates_K: nn.Parameter
     gradient_energy_K: Tensor
     range_energy_K: Tensor
+    distortion_WK: Tensor
     num_observed_K: Tensor
     is_calibrated: Tensor
 
@@ -148,6 +165,8 @@ class AmaqQuantizer(Quantizer):
         self.gates_K = nn.Parameter(torch.full((num_columns,), initial))
         self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
         self.register_buffer("range_energy_K", torch.zeros(num_columns))
+        num_widths = config.max_bits - config.min_bits + 1
+        self.register_buffer("distortion_WK", torch.zeros(num_widths, num_columns))
         self.register_buffer("num_observed_K", torch.zeros(num_columns, dtype=torch.int64))
         self.register_buffer("is_calibrated", torch.tensor(config.start == "flat"))
         self._grid = MixedGrid(
@@ -176,6 +195,8 @@ class AmaqQuantizer(Quantizer):
             self._residual_BTC = residual if unclipped is None else residual * unclipped
             if not self.is_calibrated:
                 self.range_energy_K[columns] += value_range_K.square()
+                for row, bits in enumerate(range(self.config.min_bits, self.config.max_bits + 1)):
+                    self.distortion_WK[row, columns] += self._grid.distortion(x, bits)
         return quantized
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
@@ -195,9 +216,9 @@ class AmaqQuantizer(Quantizer):
             watched.register_hook(lambda grad: self._observe(grad, columns))
             return watched
         bits_K = self._fractional_bits(context)[columns].to(x.device)
-        width_K = self._widths_at(context)[columns].to(x.device, torch.float32)
-        top_K = 2.0 ** (width_K - 1)
-        slope_K = math.log(2) * torch.where(width_K >= 2, top_K / (top_K - 1), 1.0)
+        width_K = self._widths_at(context)[columns].to(x.device)
+        top_K = largest_code(width_K)
+        slope_K = math.log(2) * torch.where(width_K >= 2, (top_K + 1) / top_K, 1.0)
         lift_K = (bits_K - bits_K.detach()) * slope_K  # value zero, derivative that of the widths
         lift = lift_K if self.config.axis == "channel" else lift_K.unsqueeze(-1)
         return x + (lift * residual_BTC).to(x.dtype)
@@ -206,7 +227,8 @@ class AmaqQuantizer(Quantizer):
         """β · mean σ(α·q)², in paper mode only."""
         if not self.config.beta:
             return None
-        return self.config.beta * torch.sigmoid(self.config.alpha * self.gates_K).square().mean()
+        bits_loss = torch.sigmoid(self.config.alpha * self.gates_K).square().mean()
+        return bits_loss * float(self.config.beta)
 
     def allocation(self) -> BitAllocation | None:
         """The widths last used for sending."""
@@ -239,7 +261,7 @@ class AmaqQuantizer(Quantizer):
 
     def _fractional_bits(self, context: TensorContext) -> Tensor:
         """b (K,), differentiable by the gates, through the shift as well."""
-        low, high = self.config.min_bits, self.config.max_bits
+        low, high = int(self.config.min_bits), int(self.config.max_bits)
         logits_K = self.config.alpha * self.gates_K
         if self.config.mode == "budget":
             shift = bit_budget.shift_to_mean(logits_K, low, high, self._budget(context))
@@ -262,6 +284,8 @@ class AmaqQuantizer(Quantizer):
         return start + (target - start) * min(max(float(done), 0.0), 1.0)
 
     def _observe(self, gradient: Tensor, columns: slice) -> None:
+        if not gradient.numel():
+            return  # an empty batch has no mean
         dims = (-1,) if self.config.axis == "position" else ()
         energy = gradient.detach().to(torch.float32).square()
         energy = energy.mean(dims) if dims else energy
@@ -274,13 +298,12 @@ class AmaqQuantizer(Quantizer):
         is_seen_K = self.num_observed_K > 0
         if bool(self.is_calibrated) or not due or not bool(is_seen_K.any()):
             return
-        count_K = self.num_observed_K.double()
-        sensitivity_K = (self.gradient_energy_K / count_K) * (self.range_energy_K / count_K)
-        # A position beyond every sequence so far has nothing to say: it gets the mean width.
-        log_K = sensitivity_K.clamp(min=torch.finfo(torch.float32).tiny).log2()
-        sensitivity_K = torch.where(is_seen_K, log_K, log_K[is_seen_K].mean()).exp2()
-        low, high = float(self.config.min_bits), float(self.config.max_bits)
-        bits_K = bit_budget.water_filling(sensitivity_K, low, high, self.config.target_bits)
+        count_K = self.num_observed_K.double().clamp(min=1)
+        harm_WK = (self.gradient_energy_K / count_K) * (self.distortion_WK / count_K)
+        # A position beyond every sequence so far has nothing to say: it counts as an average one.
+        harm_WK = torch.where(is_seen_K, harm_WK, harm_WK[:, is_seen_K].mean(1, keepdim=True))
+        low, high = int(self.config.min_bits), int(self.config.max_bits)
+        bits_K = bit_budget.water_filling(harm_WK, low, float(self.config.target_bits))
         shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # keep a slope at the ends
         with torch.no_grad():
             self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)

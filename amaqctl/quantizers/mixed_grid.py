@@ -18,6 +18,7 @@ from torch import Tensor
 
 from amaqctl.bits import BitAllocation, decode, encode, step_size
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
+from amaqctl.quantizers.range_search import least_error_range
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class MixedGrid:
         scale: what shares one range: a channel, a token, or their product.
         center: subtract the mean of each channel (over real tokens; a token of exact zeros is
             padding).
-        clip: limit a range to this many times the mean magnitude; None for no clip.
+        clip: limit a channel's range to this many times its mean magnitude; ``search`` for the
+            range with the least squared error; None for no clip.
         scale_dtype: in which ranges and means travel.
     """
 
     axis: Literal["channel", "position"]
     scale: Literal["channel", "token", "channel-token"]
     center: bool
-    clip: float | None
+    clip: float | Literal["search"] | None
     scale_dtype: ScaleDtype
 
     def encode(
@@ -68,6 +70,16 @@ class MixedGrid:
             unclipped = unclipped.reshape(x.shape)
         peak_K = _amax(range_RK.expand(-1, allocation.num_columns), 0)
         return QuantizedTensor(tuple(x.shape), x.dtype, codes, side), peak_K, unclipped
+
+    def distortion(self, x: Tensor, bits: int) -> Tensor:
+        """Mean squared error of each column (K,) if all columns had ``bits`` bits, float32."""
+        values_BTC = _as_BTC(x)
+        num_columns = values_BTC.shape[2 if self.axis == "channel" else 1]
+        quantized, _, _ = self.encode(x, BitAllocation.uniform(bits, num_columns, self.axis))
+        is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
+        error_BTC = (_as_BTC(self.decode(quantized)) - values_BTC) * is_token_BT1
+        error_RK = self._to_matrix(error_BTC)
+        return error_RK.square().sum(0) / max(1, len(error_RK))
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized."""
@@ -106,8 +118,11 @@ class MixedGrid:
         if self.scale == "token":
             return {"token_range": self._sent(_amax(magnitude_BTC, -1))}
         mean_C = magnitude_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
-        peak_C = _amax(magnitude_BTC.reshape(-1, magnitude_BTC.shape[-1]), 0)
-        if self.clip is not None:
+        if self.clip == "search":
+            peak_C = least_error_range(self._to_matrix(values_BTC), allocation)
+        else:
+            peak_C = _amax(magnitude_BTC.flatten(0, 1), 0)
+        if isinstance(self.clip, float):
             peak_C = torch.minimum(peak_C, self.clip * mean_C)
         if self.axis == "channel":
             widths_C = allocation.widths_C.to(peak_C.device)

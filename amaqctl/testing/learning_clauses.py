@@ -63,7 +63,7 @@ def _check_stand_in(stand_in: Tensor, x: Tensor) -> None:
 def _check_penalty(penalty: Tensor | None) -> None:
     if penalty is not None:
         expect(penalty.numel() == 1, "a scalar penalty", f"shape {tuple(penalty.shape)}")
-        expect(bool(penalty.isfinite()), "a finite penalty", float(penalty))
+        expect(bool(penalty.isfinite()), "a finite penalty", float(penalty.detach()))
 
 
 def _check_groups(sender: Quantizer) -> None:

@@ -63,13 +63,14 @@ def png_bytes(report: Report) -> bytes:
         shown = [r for r in rows if 0 < r.relative_error < math.inf]
         for index, row in enumerate(shown):
             marker = _MARKERS[index % len(_MARKERS)]
-            axes.plot(row.bits, row.relative_error, marker, label=row.quantizer)
+            axes.plot(row.bits, row.relative_error, marker, fillstyle="none", label=row.quantizer)
         scale = _mean_square(report, role)
         if shown and scale > 0:
             bits = torch.linspace(0.5, max(r.bits for r in shown) + 0.5, 100).tolist()
             limit = [math.sqrt(least_distortion(variances_K, b) / scale) for b in bits]
             axes.plot(bits, limit, "-", color="grey", linewidth=1, label="limit (Gaussian)")
             axes.set_yscale("log")
+            axes.set_ylim(bottom=min(r.relative_error for r in shown) / 10)
         axes.set(title=role, xlabel="bits a value, all bytes", ylabel="relative error")
         if shown:
             axes.legend(fontsize="small")

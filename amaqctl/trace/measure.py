@@ -127,19 +127,22 @@ def summaries(
     Args:
         quantizer: label.
         measured: messages of one role, in order; at least one.
-        variances_K: of all channels of the role's links, for the limit.
+        variances_K: of all channels of the role's links over the whole trace, for the limit.
     """
     rows = [_summary(quantizer, "all", measured, variances_K)]
     first = list({m.link: m for m in reversed(measured)}.values())
     last = list({m.link: m for m in measured}.values())
-    apart = [_summary(quantizer, "first", first, None), _summary(quantizer, "last", last, None)]
+    apart = [
+        _summary(quantizer, "first", first, variances_K),
+        _summary(quantizer, "last", last, variances_K),
+    ]
     if abs(apart[0].bits - apart[1].bits) > _APART * apart[1].bits:
         rows += apart
     return rows
 
 
 def _summary(
-    quantizer: str, part: str, measured: Sequence[Measurement], variances_K: Tensor | None
+    quantizer: str, part: str, measured: Sequence[Measurement], variances_K: Tensor
 ) -> Summary:
     values = sum(m.num_values for m in measured)
     real_values = sum(m.num_real_values for m in measured)
@@ -147,7 +150,7 @@ def _summary(
     bits = 8 * total / values
     squared_error = sum(m.squared_error for m in measured)
     above = None
-    if variances_K is not None and real_values:
+    if real_values:
         above = decibels_above(squared_error / real_values, variances_K, bits)
     return Summary(
         quantizer=quantizer,

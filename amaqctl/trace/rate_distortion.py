@@ -70,7 +70,7 @@ def least_distortion(variances_K: Tensor, bits: float) -> float:
     above = int((sorted_K.log2() > levels_K).sum())
     if not above:  # no rate, nothing above the water
         return float(sorted_K.sum()) / num_channels
-    level = 2.0 ** float(levels_K[above - 1])
+    level = math.exp2(float(levels_K[above - 1]))
     return (level * above + float(sorted_K[above:].sum())) / num_channels
 
 

@@ -27,7 +27,7 @@ from amaqctl.wire import Message
 _LEARNS = "it learns from the gradient that it would quantize"
 
 
-class _BrokenContract(QuantizationError):
+class _ContractError(QuantizationError):
     """The quantizer is faulty, rather than unfit for a role."""
 
 
@@ -115,14 +115,11 @@ class Replay:
         if is_sent:
             self._send(site, context, gradient_BTC)
         outputs = self._in_flight.pop(place, [])
-        pairs = [
-            (output, gradient_BTC if index == 0 else None)
-            for index, output in enumerate(outputs)
-            if output.requires_grad
-        ]
-        if pairs:
+        gradients: list[Tensor | None] = [gradient_BTC, None]  # a penalty is a scalar
+        learned = [(o, g) for o, g in zip(outputs, gradients, strict=False) if o.requires_grad]
+        if learned:
             with self._blamed(context):
-                torch.autograd.backward(*zip(*pairs, strict=True))
+                torch.autograd.backward([o for o, _ in learned], [g for _, g in learned])
 
     def _enter_step(self, step: int) -> None:
         """Once a step is over, what it taught is applied, as in training."""
@@ -152,7 +149,7 @@ class Replay:
                     self.skipped[role] = _LEARNS
                     return None
                 return self._through(self._ends[place], context, x)
-        except _BrokenContract:
+        except _ContractError:
             raise
         except QuantizationError as error:
             if not is_first:
@@ -172,9 +169,9 @@ class Replay:
             ended = time.perf_counter()
         ends.num_sent += 1
         if decoded.shape != x.shape or decoded.dtype != x.dtype:
-            raise _BrokenContract("decodes another shape or dtype than was sent")
+            raise _ContractError("decodes another shape or dtype than was sent")
         if not bool(decoded.isfinite().all()):
-            raise _BrokenContract("decodes to NaN or infinity")
+            raise _ContractError("decodes to NaN or infinity")
         if ends.mirror is not None:
             with torch.no_grad():
                 expected = ends.mirror.dequantize(quantized, arrived.context)
@@ -208,7 +205,7 @@ class Replay:
         except AmaqError:
             raise
         except Exception as error:
-            raise _BrokenContract(
+            raise _ContractError(
                 f"'{self.choice.label}' failed: {type(error).__name__}: {error}",
                 where=_where(context),
                 hint="this is a fault of the quantizer, not of the trace",

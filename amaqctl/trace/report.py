@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amaqctl import registry
 from amaqctl.errors import InputError, QuantizationError
-from amaqctl.quantizer import Quantizer, Role
+from amaqctl.quantizer import Role, TensorContext
 from amaqctl.trace.choice import Choice
 from amaqctl.trace.measure import Summary, as_record, real_rows, summaries
 from amaqctl.trace.rate_distortion import ChannelMoments
 from amaqctl.trace.reader import Trace
 from amaqctl.trace.replay import Replay
+from amaqctl.trace.tensors import RecordedTensors
 from amaqctl.wire import Message
 
 ROLES: tuple[Role, ...] = ("activation", "gradient")
@@ -29,18 +30,20 @@ class Report:
     Args:
         trace: what was replayed.
         num_messages, num_values: of the wanted roles.
+        has_revisits: whether a sample comes twice, without which no memory can save anything.
+        variances: of all channels of a role's links, by role, for the limit.
         rows: by role, then in the order of the quantizers.
         skipped: quantizer, role and reason of what was left out.
-        variances: of all channels of a role's links, for the limit.
         replays: for their single messages.
     """
 
     trace: Trace
     num_messages: int
     num_values: int
+    has_revisits: bool
+    variances: dict[Role, Tensor]
     rows: list[Summary]
     skipped: list[tuple[str, Role, str]]
-    variances: dict[Role, Tensor]
     replays: Sequence[Replay]
 
     def document(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Report:
             "recorded": self.trace.header.model_dump(mode="json", exclude={"sites"}),
             "num_messages": self.num_messages,
             "num_values": self.num_values,
+            "has_revisits": self.has_revisits,
             "rows": [as_record(row) for row in self.rows],
             "skipped": skipped,
             "messages": [
@@ -61,6 +65,36 @@ class Report:
                 if m.role in self.variances
             ],
         }
+
+
+class _Contents:
+    """What the trace holds of the wanted roles."""
+
+    def __init__(self) -> None:
+        self.num_messages = 0
+        self.num_values = 0
+        self._moments: dict[tuple[Role, int], ChannelMoments] = {}
+        self._visits: Counter[tuple[int, Role, int]] = Counter()
+
+    def add(self, context: TensorContext, x_BTC: Tensor) -> None:
+        self.num_messages += 1
+        self.num_values += x_BTC.numel()
+        self._visits.update((context.link, context.role, sample) for sample in context.sample_ids)
+        place = (context.role, context.link)
+        if place not in self._moments:
+            self._moments[place] = ChannelMoments(x_BTC.shape[-1])
+        self._moments[place].add(real_rows(x_BTC, context))
+
+    @property
+    def has_revisits(self) -> bool:
+        return any(count > 1 for count in self._visits.values())
+
+    def variances(self) -> dict[Role, Tensor]:
+        """Of all channels of all links, by role."""
+        found: dict[Role, list[Tensor]] = {}
+        for (role, _), moments in sorted(self._moments.items()):
+            found.setdefault(role, []).append(moments.variances_C)
+        return {role: torch.cat(parts) for role, parts in found.items()}
 
 
 def replay_trace(
@@ -80,41 +114,35 @@ def replay_trace(
         QuantizationError: a quantizer breaks its contract, or none can send the roles.
         CheckError: verification found a difference.
     """
-    lr = trace.header.quantizer_lr
-    replays = [Replay(choice, lr, verify) for choice in choices]
-    moments: dict[tuple[Role, int], ChannelMoments] = {}
-    recorders: dict[tuple[int, Role, str], Quantizer] = {}
-    num_messages = num_values = 0
-    shapes: dict[tuple[int, int], Any] = {}
-    for number, message in enumerate(trace):
-        context = message.context
-        x_BTC = _recorded_tensor(trace, number, message, recorders)
-        _check_partner(trace, number, message, shapes)
-        if context.role in roles:
-            num_messages += 1
-            num_values += x_BTC.numel()
-            channel = moments.setdefault(
-                (context.role, context.link), ChannelMoments(x_BTC.shape[-1])
-            )
-            channel.add(real_rows(x_BTC, context))
-        _feed(trace, replays, message, x_BTC, is_wanted=context.role in roles)
-    if not num_messages:
+    replays = [Replay(choice, trace.header.quantizer_lr, verify) for choice in choices]
+    contents = _Contents()
+    for message, x_BTC in RecordedTensors(trace):
+        is_wanted = message.context.role in roles
+        if is_wanted:
+            contents.add(message.context, x_BTC)
+        _feed(trace, replays, message, x_BTC, is_wanted)
+    if not contents.num_messages:
         raise InputError(
             f"holds no {' or '.join(roles)}", where=str(trace.path), error_id="INPUT-TRACE"
         )
-    variances = {
-        role: torch.cat([m.variances_C for (r, _), m in sorted(moments.items()) if r == role])
-        for role in roles
-        if any(r == role for r, _ in moments)
-    }
-    rows, skipped = _rows(replays, variances), _skipped(replays, roles)
-    if not rows:
-        label, role, reason = skipped[0]
+    variances = contents.variances()
+    report = Report(
+        trace,
+        contents.num_messages,
+        contents.num_values,
+        contents.has_revisits,
+        variances,
+        _rows(replays, variances),
+        _skipped(replays, roles),
+        replays,
+    )
+    if not report.rows:
+        label, role, reason = report.skipped[0]
         raise QuantizationError(
             f"'{label}' cannot send a {role}: {reason}",
             hint="choose another quantizer with -q, or another --role",
         )
-    return Report(trace, num_messages, num_values, rows, skipped, variances, replays)
+    return report
 
 
 def _feed(
@@ -129,55 +157,6 @@ def _feed(
             widths = replay.activation(site, context, x_BTC, widths)
         else:
             replay.gradient(site, context, x_BTC, is_sent=is_wanted)
-
-
-def _recorded_tensor(
-    trace: Trace,
-    number: int,
-    message: Message,
-    recorders: dict[tuple[int, Role, str], Quantizer],
-) -> Tensor:
-    """The tensor as it was, decoded by the quantizer that recorded it."""
-    context = message.context
-    place = (context.link, context.role, message.quantizer)
-    if place not in recorders:
-        cls = registry.load(registry.QUANTIZERS, message.quantizer)
-        recorders[place] = cls(cls.Config(), trace.site(context.link, context.role).site())
-    try:
-        x_BTC = recorders[place].dequantize(message.quantized, context)
-    except Exception as error:
-        raise InputError(
-            f"record {number} cannot be decoded: {type(error).__name__}: {error}",
-            where=str(trace.path),
-            hint="record it again",
-            error_id="INPUT-TRACE-DAMAGED",
-        ) from error
-    if not bool(x_BTC.isfinite().all()):
-        raise InputError(
-            f"record {number} holds NaN or infinity",
-            where=str(trace.path),
-            error_id="INPUT-TRACE-DAMAGED",
-        )
-    return x_BTC
-
-
-def _check_partner(
-    trace: Trace, number: int, message: Message, shapes: dict[tuple[int, int], Any]
-) -> None:
-    """A gradient has the step, shape and dtype of the activation that it is for."""
-    context, quantized = message.context, message.quantized
-    place = (context.link, context.micro_batch)
-    facts = (context.step, quantized.shape, quantized.dtype)
-    if context.role == "activation":
-        shapes[place] = facts
-    elif shapes.pop(place, None) != facts:
-        raise InputError(
-            f"record {number}: a gradient of link {context.link} step {context.step} without "
-            "the activation that it is for",
-            where=str(trace.path),
-            hint="record it again",
-            error_id="INPUT-TRACE-DAMAGED",
-        )
 
 
 def _rows(replays: Sequence[Replay], variances: dict[Role, Tensor]) -> list[Summary]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from amaqctl.bits import BitAllocation
-from amaqctl.bits.packing import num_blocks
+from amaqctl.bits.packing import WIDTHS, num_blocks
 from amaqctl.quantizer import TensorContext
 
 Count = Annotated[int, Field(ge=0, le=2**40)]
@@ -17,6 +17,18 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 MAX_DIMENSIONS = 8
 # Columns of width 0 take no bytes, so the message's length does not bound their number.
 MAX_COLUMNS = 2**20
+
+
+def _known_width(width: int) -> int:
+    if width not in WIDTHS:
+        raise ValueError("a width is one of 0 to 8 or 16")
+    return width
+
+
+# No `Literal`: that takes `true` for 1 and 8.0 for 8, even where types are strict.
+Width = Annotated[
+    int, AfterValidator(_known_width), Field(json_schema_extra={"enum": list(WIDTHS)})
+]
 
 
 class _Strict(BaseModel):
@@ -37,7 +49,7 @@ class CodesHeader(_Strict):
     rows: SmallCount
     columns: Annotated[int, Field(ge=0, le=MAX_COLUMNS)]
     axis: Literal["channel", "position", "tensor"] = "channel"
-    width: Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 16] | None = None
+    width: Width | None = None
 
 
 class MessageHeader(_Strict):
@@ -83,7 +95,7 @@ def codes_header(num_rows: int, allocation: BitAllocation) -> CodesHeader:
         rows=num_rows,
         columns=allocation.num_columns,
         axis=allocation.axis,
-        width=allocation.uniform_width,  # type: ignore[arg-type]
+        width=allocation.uniform_width,
     )
 
 

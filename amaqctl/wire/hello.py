@@ -3,9 +3,10 @@ before the first tensor instead of failing in step 40."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from amaqctl.errors import WireError
 from amaqctl.wire.frame import KIND_HELLO, MAX_HEADER_BYTES, read_frame, write_frame
@@ -13,15 +14,21 @@ from amaqctl.wire.frame import KIND_HELLO, MAX_HEADER_BYTES, read_frame, write_f
 _MAX_BYTES = MAX_HEADER_BYTES + 16
 
 
+def _finite(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    # pydantic's `allow_inf_nan` does not reach into a `JsonValue` that is read from JSON.
+    json.dumps(options, allow_nan=False)
+    return options
+
+
 class ChannelOffer(BaseModel):
     """One direction of one link: who quantizes it, with which options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     link: Annotated[int, Field(ge=0, le=2**31 - 1)]
     role: Literal["activation", "gradient"]
     quantizer: Annotated[str, Field(min_length=1, max_length=64)]
-    options: dict[str, JsonValue]
+    options: Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
 class Hello(BaseModel):
@@ -35,12 +42,12 @@ class Hello(BaseModel):
         channels: every quantizer with its options.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     session: Annotated[str, Field(max_length=64)]
     model: Annotated[str, Field(max_length=1024)]
     cuts: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     channels: tuple[ChannelOffer, ...]
 
     def to_bytes(self) -> bytes:
@@ -69,17 +76,23 @@ class Hello(BaseModel):
         if difference:
             key, mine, theirs = difference
             raise WireError(
-                f"the two ends differ in {key}: {mine!r} here, {theirs!r} there",
+                f"the two ends differ in {key}: {mine} here, {theirs} there",
                 hint="start both from the same profile",
             )
 
 
-def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, Any, Any] | None:
+def _shown(values: dict[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "nothing"
+
+
+def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, str, str] | None:
+    """Place of the first difference and both values as text."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for name in sorted({*mine, *theirs}):
-            found = _first_difference(
-                mine.get(name), theirs.get(name), f"{key}.{name}" if key else str(name)
-            )
+            place = f"{key}.{name}" if key else str(name)
+            if name not in mine or name not in theirs:  # null is a value, an absent key is none
+                return place, _shown(mine, name), _shown(theirs, name)
+            found = _first_difference(mine[name], theirs[name], place)
             if found:
                 return found
         return None
@@ -91,4 +104,4 @@ def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, Any, Any] 
                 return found
         return None
     is_same = mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
-    return None if is_same else (key, mine, theirs)
+    return None if is_same else (key, repr(mine), repr(theirs))

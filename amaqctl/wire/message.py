@@ -7,8 +7,8 @@ Body sections, in this order and with no holes:
 2. side tensors, in the order of the header, raw little-endian;
 3. codes, in the layout of `amaqctl.bits.packing`.
 
-Every length follows from the header (and the widths), and must add up to the body before any
-tensor is made.
+Every length follows from the header (and the widths), and must add up to the body before a side
+tensor or the codes are made.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Limits:
 
     Args:
         max_bytes: longest legal message.
-        max_values: most values of a decoded tensor, and most codes. A width of zero takes no
-            bytes, so the length alone would not bound them.
+        max_values: most values of the tensor, of the code matrix and of each side tensor, a
+            length of 0 counted as 1. Empty tensors and columns of width 0 take no bytes, so the
+            message's length alone would not bound them.
     """
 
     max_bytes: int = _DEFAULT_MAX_BYTES
@@ -88,12 +89,12 @@ class Message:
         """The whole message.
 
         Raises:
-            QuantizationError: too large for the format.
+            QuantizationError: too large for the format, or something that its header cannot say.
         """
         return self.to_bytes_and_sizes()[0]
 
     def to_bytes_and_sizes(self) -> tuple[bytes, SizeBreakdown]:
-        """The message and what its bytes are for."""
+        """The message and what its bytes are for; raises like `to_bytes`."""
         codes = self.quantized.codes
         widths = b""
         if codes is not None and codes.allocation.uniform_width is None:
@@ -106,7 +107,7 @@ class Message:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise QuantizationError(
-                f"'{self.quantizer}' made what a message cannot carry: {place}: {first['msg']}"
+                f"'{self.quantizer}' asks for what a message cannot carry: {place}: {first['msg']}"
             ) from error
         data = write_frame(KIND_MESSAGE, header, b"".join((widths, side, packed)))
         body_bytes = len(widths) + len(side) + len(packed)
@@ -198,7 +199,7 @@ def _read_widths(
     """The allocation and the number of bytes it took from the body."""
     if codes is None:
         return None, 0
-    _check_size("code matrix", (max(codes.rows, 1), codes.columns), limits)
+    _check_size("code matrix", (codes.rows, codes.columns), limits)
     if codes.width is not None:
         return BitAllocation.uniform(codes.width, codes.columns, codes.axis), 0
     length = -(-codes.columns // 2)
@@ -211,7 +212,7 @@ def _read_widths(
     widths_C = nibbles[: codes.columns]
     allocation = BitAllocation(torch.where(widths_C == _NIBBLE_OF_16, 16, widths_C), codes.axis)
     if allocation.uniform_width is not None:
-        raise WireError("illegal message: equal widths belong into the header")
+        raise WireError("illegal message: equal widths belong in the header")
     return allocation, length
 
 

@@ -1,0 +1,76 @@
+"""Write a bit map to a file; the suffix says as what."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from amaqctl.cli.bit_document import SCHEMA, csv_text, document
+from amaqctl.cli.bit_report import BitReport
+from amaqctl.cli.bit_source import BitSource
+from amaqctl.cli.bit_why import WhySite
+from amaqctl.engine.files import write_file, write_text
+from amaqctl.errors import ResourceError, UsageError
+
+SUFFIXES = (".png", ".svg", ".html", ".csv", ".json")
+_DRAWN = (".png", ".svg")
+
+
+def check_export(path: Path) -> None:
+    """Refuse a file that could not be written, before anything is read.
+
+    Raises:
+        UsageError: an unknown suffix.
+        ResourceError: a figure without matplotlib.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"--export {path}: the suffix says the format, and '{path.suffix}' is none",
+            hint=f"one of {', '.join(SUFFIXES)}",
+            error_id="USAGE-EXPORT",
+        )
+    if suffix in _DRAWN:
+        try:
+            importlib.import_module("matplotlib.figure")
+        except ImportError as error:
+            raise ResourceError(
+                f"a figure needs matplotlib, which cannot be imported ({error})",
+                where=str(path),
+                hint="pip install 'amaqctl[plot]', or export to .html, .csv or .json",
+                error_id="RESOURCE-MATPLOTLIB",
+            ) from error
+
+
+def export(
+    path: Path,
+    report: BitReport,
+    source: BitSource,
+    other: BitSource | None,
+    why: Sequence[WhySite],
+) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".json":
+            body = {"schema": SCHEMA, "data": document(source, other, why)}
+            write_text(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+        elif suffix == ".csv":
+            write_text(path, csv_text(source, other, why))
+        elif suffix == ".html":
+            from amaqctl.cli.bit_page import page
+
+            write_text(path, page(report))
+        else:
+            from amaqctl.cli.bit_figure import save_figure
+
+            write_file(path, lambda temporary: save_figure(report, temporary, suffix[1:]))
+    except ResourceError as error:
+        error.hint = "choose another place for --export"
+        raise
