@@ -169,7 +169,7 @@ class TransportError(PeerError):
     default_id = "PEER-TRANSPORT"
 
 
-class Interrupted(AmaqError):
+class Interrupted(AmaqError):  # noqa: N818 - it is no fault
     """A signal asked the run to stop; everything is saved. Exit code 128 + signal number."""
 
     default_id = "INTERRUPTED"

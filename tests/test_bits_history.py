@@ -44,7 +44,10 @@ def test_a_file_gives_back_every_width_in_order_of_link_and_role(tmp_path):
     np.savez_compressed(path, **arrays)
     snapshot = read_snapshot(path, 7)
     assert (snapshot.name, snapshot.step) == ("step-000007", 7)
-    assert [s.place for s in snapshot.sites] == ["link2.activation.channel", "link10.gradient.tensor"]
+    assert [s.place for s in snapshot.sites] == [
+        "link2.activation.channel",
+        "link10.gradient.tensor",
+    ]
     assert snapshot.sites[0].widths_C.tolist() == [0, 8, 16]
     assert snapshot.sites[1].widths_C.dtype == np.uint8
 

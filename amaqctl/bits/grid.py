@@ -25,6 +25,7 @@ from torch import Tensor
 from amaqctl.bits.allocation import BitAllocation
 from amaqctl.bits.codes import PackedCodes
 from amaqctl.bits.packing import half_range
+from amaqctl.errors import QuantizationError
 
 Rounding = Literal["nearest", "stochastic"]
 
@@ -86,7 +87,15 @@ def nearest_codes(
 
 
 def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = None) -> Tensor:
-    """Unpack and dequantize: float32, shape (R, C). Arguments as in `encode`."""
+    """Unpack and dequantize: float32, shape (R, C). Arguments as in `encode`.
+
+    Raises:
+        QuantizationError: a scale or zero point that does not broadcast to (R, C).
+    """
+    shape = (packed.num_rows, packed.allocation.num_columns)
+    for name, tensor in (("scale", scale), ("zero point", zero_point)):
+        if tensor is not None and not _broadcasts(tensor.shape, shape):
+            raise QuantizationError(f"a {name} of shape {tuple(tensor.shape)} for codes of {shape}")
     codes_RC = packed.unpack().to(torch.float32)
     if zero_point is not None:
         codes_RC = codes_RC - zero_point
@@ -97,3 +106,9 @@ def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = No
     values_RC = codes_RC * scale
     is_absent_C = widths_C == 0
     return torch.where(is_absent_C, 0.0, values_RC) if bool(is_absent_C.any()) else values_RC
+
+
+def _broadcasts(shape: torch.Size, target: tuple[int, int]) -> bool:
+    """Whether ``shape`` broadcasts to ``target`` without enlarging it."""
+    padded = (1,) * (2 - len(shape)) + tuple(shape)
+    return len(padded) == 2 and all(a in (1, b) for a, b in zip(padded, target, strict=True))

@@ -68,7 +68,8 @@ class _Statistic:
 def draw(report: BitReport, width: int, style: Style) -> Drawing:
     """The whole report in ``width`` columns."""
     rows = [row for heat_map in report.maps for row in heat_map.rows]
-    label_width = max(len(row.label) for row in rows)
+    labels = [row.label for row in rows] + [heat_map.title for heat_map in report.maps]
+    label_width = max(len(label) for label in labels)
     statistics = _statistics(rows, report.is_difference, style)
     room = width - label_width - 2
     left_out = []
@@ -96,7 +97,8 @@ def draw(report: BitReport, width: int, style: Style) -> Drawing:
         lines += [_plain(text) for text in _wrapped(pieces, width)]
     if report.why:
         lines.append([])
-        lines += [_plain(text) for text in why_lines(report.why, style == "ascii")]
+        for text in why_lines(report.why, style == "ascii"):
+            lines += [_plain(part) for part in (_wrapped([text], width) or [""])]
     return Drawing(lines, left_out)
 
 
@@ -117,7 +119,7 @@ class _Cells:
     @classmethod
     def of(cls, heat_map: HeatMap, room: int, is_difference: bool, style: Style) -> _Cells:
         values = np.concatenate([row.present for row in heat_map.rows])
-        digits = len(str(round(float(np.abs(values).max()))))
+        digits = len(str(rounded(float(np.abs(values).max()))))
         if style == "blocks":
             digits = 1
         elif is_difference or digits > 1:

@@ -93,9 +93,9 @@ def why_sites(source: BitSource) -> tuple[list[WhySite], list[str]]:
 
 
 def why_lines(sites: Sequence[WhySite], is_ascii: bool) -> list[str]:
-    """The answer for each site and a table by width, at most 60 columns wide."""
+    """The answer for each site and a table by width."""
     formula = "1/2 log2(energy * range^2)" if is_ascii else "½ log2(energy · range²)"
-    lines = [f"asked: {formula} less its mean, plus the mean width"]
+    lines = [f"asked: {formula} moved to the mean width"]
     for site in sites:
         lines += ["", f"{site.label}  {correlation_words(site)}"]
         lines.append(f"{'bits':>6}{'columns':>9}{'range':>11}{'gradient energy':>17}{'asked':>8}")
@@ -109,4 +109,4 @@ def correlation_words(site: WhySite) -> str:
     spearman, pearson = site.measured.correlations(site.widths_C)
     if spearman is None or pearson is None:
         return "all widths or all sensitivities are equal: no correlation"
-    return f"width and sensitivity: Spearman {spearman:.2f}, Pearson {pearson:.2f}"
+    return f"width to sensitivity: Spearman {spearman:.2f}, Pearson {pearson:.2f}"

@@ -32,47 +32,57 @@ class RoleChoice(StrEnum):
     both = "both"
 
 
+Trace = Annotated[
+    str | None, typer.Argument(metavar="TRACE|RUN", help="A trace, or a run that has one.")
+]
+Quantizers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-q",
+        "--quantizer",
+        metavar="NAME[:KEY=VALUE,…]",
+        help="A quantizer with options; repeatable. Without: the built-in ones at 4 bits.",
+    ),
+]
+Role = Annotated[
+    RoleChoice | None, typer.Option("--role", help="Directions to report. (default: both)")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Check the bytes bit for bit; exit 8 if they differ.")
+]
+Export = Annotated[
+    Path | None, typer.Option("--export", help="Write the result to a .csv, .json or .png.")
+]
+Record = Annotated[
+    str | None,
+    typer.Option("--record", metavar="PROFILE", help="Make a trace instead: train a profile."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The trace to make.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, help=f"Steps to record. (default: {_DEFAULT_STEPS})"),
+]
+FirstStep = Annotated[
+    int | None,
+    typer.Option("--first-step", min=0, help="Train so many steps before. (default: 0)"),
+]
+MaxMib = Annotated[
+    int | None,
+    typer.Option("--max-mib", min=1, help=f"Refuse larger traces. (default: {_DEFAULT_MAX_MIB})"),
+]
+
+
 def compress_trace(
-    trace: Annotated[
-        str | None, typer.Argument(metavar="TRACE|RUN", help="A trace, or a run that has one.")
-    ] = None,
-    quantizer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-q",
-            "--quantizer",
-            metavar="NAME[:KEY=VALUE,…]",
-            help="A quantizer with options; repeatable. Without: the built-in ones at 4 bits.",
-        ),
-    ] = None,
-    role: Annotated[
-        RoleChoice | None, typer.Option("--role", help="Directions to report.  [default: both]")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check the bytes bit for bit; exit 8 if they differ.")
-    ] = False,
-    export: Annotated[
-        Path | None, typer.Option("--export", help="Write the result to a .csv, .json or .png.")
-    ] = None,
-    record: Annotated[
-        str | None,
-        typer.Option("--record", metavar="PROFILE", help="Make a trace instead: train a profile."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The trace to make.")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help=f"Steps to record.  [default: {_DEFAULT_STEPS}]"),
-    ] = None,
-    first_step: Annotated[
-        int | None,
-        typer.Option("--first-step", min=0, help="Train so many steps before.  [default: 0]"),
-    ] = None,
-    max_mib: Annotated[
-        int | None,
-        typer.Option(
-            "--max-mib", min=1, help=f"Refuse larger traces.  [default: {_DEFAULT_MAX_MIB}]"
-        ),
-    ] = None,
+    trace: Trace = None,
+    quantizer: Quantizers = None,
+    role: Role = None,
+    verify: Verify = False,
+    export: Export = None,
+    record: Record = None,
+    out: Out = None,
+    steps: Steps = None,
+    first_step: FirstStep = None,
+    max_mib: MaxMib = None,
     set_: Set = None,
     json: Json = False,
     quiet: QuietLong = False,
@@ -164,9 +174,9 @@ def _replay(
 ) -> None:
     from amaqctl import runs
     from amaqctl.engine.files import write_file
+    from amaqctl.trace import reader
     from amaqctl.trace.choice import chosen, usual_choices
     from amaqctl.trace.export import exporter
-    from amaqctl.trace.reader import Trace
     from amaqctl.trace.report import ROLES, replay_trace
 
     export_bytes = exporter(export.suffix) if export else None
@@ -174,7 +184,7 @@ def _replay(
     path = runs.find_trace(text)
     session.note(f"replaying {path} through {len(choices)} quantizers …")
     roles = ROLES if role == RoleChoice.both else tuple(r for r in ROLES if r == role.value)
-    report = replay_trace(Trace(path), choices, roles, verify)
+    report = replay_trace(reader.Trace(path), choices, roles, verify)
     data = report.document()
     data["verified"] = verify
     if export is not None and export_bytes is not None:

@@ -65,9 +65,10 @@ def table(
         print(f"columns left out for width: {', '.join(dropped)}", file=sys.stderr)
     lines = []
     for row in [header, *rows]:
+        is_left = [i == 0 or not (row is header or _is_number(c)) for i, c in enumerate(row)]
         cells = [
-            cell.ljust(w) if i == 0 or (not _is_number(cell) and row is not header) else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row[:num_columns], widths, strict=False))
+            cell.ljust(w) if left else cell.rjust(w)
+            for cell, w, left in zip(row[:num_columns], widths, is_left, strict=False)
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from amaqctl.errors import InputError
 FINAL = "final"
 
 _PLACE = re.compile(r"link(\d+)\.(activation|gradient)\.([a-z]+)")
-# What numpy and zipfile raise for damaged archives (each seen by flipping bytes).
+# What numpy and zipfile raise for damaged archives.
 _UNREADABLE = (
     OSError,
     ValueError,

@@ -17,6 +17,7 @@ from torch import Tensor
 from amaqctl.engine.schedule import Action, one_forward_one_backward
 from amaqctl.engine.stage import Stage
 from amaqctl.engine.traffic import Traffic
+from amaqctl.errors import InputError
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch, split_batch
 from amaqctl.wire import Message, SizeBreakdown
@@ -79,14 +80,26 @@ class Engine:
         Args:
             batch: of all micro-batches.
             step: from 0.
+
+        Raises:
+            InputError: no token of the batch carries loss.
+            DivergedError: something is not finite; no stage held here was changed.
         """
+        if not batch.num_loss_tokens:
+            raise InputError(
+                "no token of the batch carries loss",
+                where=f"step {step}, samples {list(batch.sample_ids)}",
+                hint="check the completions of these samples, or raise train.batch_size",
+            )
         parts = split_batch(batch, self._num_micro_batches)
         self._step_traffic = Traffic()
         loss = 0.0
         for action in self._order:
             if action.stage in self.stages:
                 loss += self._run(action, parts[action.micro_batch], step, batch.num_loss_tokens)
-        norms = tuple(stage.update(step) for stage in self.stages.values())
+        norms = tuple(stage.gradient_norm(step) for stage in self.stages.values())
+        for stage, norm in zip(self.stages.values(), norms, strict=True):
+            stage.update(norm)
         self.traffic.include(self._step_traffic)
         return StepResult(loss, norms, self._step_traffic)
 

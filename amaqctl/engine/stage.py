@@ -136,32 +136,36 @@ class Stage:
             context = replace(flight.context, allocation=flight.allocation)
             self.incoming.gradients.send(gradient, context)
 
-    def update(self, step: int) -> float:
-        """Apply the optimizer and clear gradients.
+    def gradient_norm(self, step: int) -> float:
+        """Norm of this stage's LoRA gradient, before any clip.
 
         Args:
             step: from 0, for messages.
 
-        Returns:
-            Norm of this stage's LoRA gradient before any clip.
-
         Raises:
-            DivergedError: the norm is not finite; nothing of this stage was changed.
+            DivergedError: the norm is not finite.
         """
-        if self.optimizer is None:
-            return 0.0
-        limit = float("inf") if self._max_grad_norm is None else self._max_grad_norm
         gradients = [p.grad for p in self._lora_parameters if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             raise DivergedError(
                 "a gradient is not finite", where=f"step {step}", hint="lower optimizer.lr"
             )
-        if norm > limit:
+        return norm
+
+    def update(self, norm: float) -> None:
+        """Clip at ``max_grad_norm``, apply the optimizer, clear gradients.
+
+        Args:
+            norm: from `gradient_norm`.
+        """
+        if self.optimizer is None:
+            return
+        limit = self._max_grad_norm
+        if limit is not None and norm > limit:
             nn.utils.clip_grads_with_norm_(self._lora_parameters, limit, torch.tensor(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
 
     @torch.no_grad()
     def evaluate(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from amaqctl.bits import BitAllocation
 from amaqctl.transports.transport import Address
@@ -96,6 +97,19 @@ class Traffic:
         for address, channel in other:
             self.channels[address] = _sum(self.channels[address], channel)
 
+    def to_plain(self) -> dict[str, Any]:
+        """The sums as JSON values, by ``<link>/<role>``."""
+        return {f"{address.link}/{address.role}": asdict(channel) for address, channel in self}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Traffic:
+        """The ledger that `to_plain` wrote down."""
+        traffic = cls()
+        for place, sums in plain.items():
+            link, role = place.split("/")
+            traffic.channels[Address(int(link), role)] = ChannelTraffic(**sums)
+        return traffic
+
     def metrics(self) -> dict[str, float | int]:
         """Flat keys for `metrics.jsonl`: bytes, real bits a value, and widths by channel."""
         flat: dict[str, float | int] = {"wire/total_bytes": self.total_bytes}
@@ -110,6 +124,15 @@ class Traffic:
                 flat[f"bits/{place}_min"] = channel.min_width
                 flat[f"bits/{place}_max"] = channel.max_width
         return flat
+
+
+def bits_summary(last: Traffic, run: Traffic) -> dict[str, float | int]:
+    """Real bits a value, by direction, in the last step and over the run; bytes and values."""
+    summary: dict[str, float | int] = {}
+    for role in ("activation", "gradient"):
+        summary[f"{role}_bits_at_end"] = last.of_role(role).bits_a_value
+        summary[f"{role}_bits_over_run"] = run.of_role(role).bits_a_value
+    return {**summary, "wire_bytes": run.total_bytes, "wire_values": run.values}
 
 
 def _sum(a: ChannelTraffic, b: ChannelTraffic) -> ChannelTraffic:

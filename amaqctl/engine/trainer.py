@@ -10,10 +10,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,12 +29,12 @@ from amaqctl.engine.engine import Engine, StepResult
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.files import remove_folder, write_file, write_json
 from amaqctl.engine.run_folder import RunFolder, utc_now
-from amaqctl.engine.traffic import ChannelTraffic, Traffic
+from amaqctl.engine.stop_signal import StopSignal
+from amaqctl.engine.traffic import Traffic, bits_summary
 from amaqctl.errors import AmaqError, Interrupted
 from amaqctl.model.adapter import save_adapter
 from amaqctl.tasks.batch import batch_at
 from amaqctl.tasks.task import Task
-from amaqctl.transports.transport import Address
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Trainer:
         self._pad_token_id = pad_token_id
         self._reporter = reporter
         self._evaluations: dict[int, dict[str, float]] = {}
-        self._signal: int | None = None
+        self._stop = StopSignal()
 
     def train(self, checkpoint: Path | None = None) -> dict[str, Any]:
         """Run from the first step to the last.
@@ -117,7 +115,7 @@ class Trainer:
         """
         started = time.perf_counter()
         try:
-            with _Signals(self._on_signal):
+            with self._stop:
                 return self._train(checkpoint, started)
         except BaseException as error:
             self._note_failure(error)
@@ -127,6 +125,7 @@ class Trainer:
         settings = self._settings
         first_step = self._restore(checkpoint) if checkpoint else 0
         self._run.update(status="running", starts=self._run.run.get("starts", 0) + 1)
+        self._run.log(f"training from step {first_step} to {settings.max_steps}")
         self._reporter.on_start(first_step, settings.max_steps)
         if not first_step:
             self._evaluate(0)
@@ -137,13 +136,13 @@ class Trainer:
             is_last = done == settings.max_steps
             if is_last or done % settings.evaluate_every == 0:
                 self._evaluate(done)
-            if is_last or done % settings.save_every == 0 or self._signal is not None:
+            if is_last or done % settings.save_every == 0 or self._stop.number is not None:
                 self._save(done)
-            if self._signal is not None and not is_last:
+            if self._stop.number is not None and not is_last:
                 raise Interrupted(
-                    f"stopped by {signal.Signals(self._signal).name} after step {done}; "
+                    f"stopped by {signal.Signals(self._stop.number).name} after step {done}; "
                     "everything is saved",
-                    signal_number=self._signal,
+                    signal_number=self._stop.number,
                 )
         assert last is not None
         return self._finish(last, time.perf_counter() - started)
@@ -153,8 +152,8 @@ class Trainer:
         load_weights(checkpoint, self._contents)
         state = load_optimizers(checkpoint, self._engine.stages)
         self._evaluations = {int(step): m for step, m in state["evaluations"].items()}
-        self._engine.traffic = _restored_traffic(state["traffic"])
-        self._engine.evaluation_traffic = _restored_traffic(state["evaluation_traffic"])
+        self._engine.traffic = Traffic.from_plain(state["traffic"])
+        self._engine.evaluation_traffic = Traffic.from_plain(state["evaluation_traffic"])
         self._run.record("resume", state["step"], checkpoint=checkpoint.name)
         return int(state["step"])
 
@@ -188,8 +187,8 @@ class Trainer:
         folder = self._run.path / "checkpoints"
         state = {
             "evaluations": {str(k): v for k, v in self._evaluations.items()},
-            "traffic": _plain_traffic(self._engine.traffic),
-            "evaluation_traffic": _plain_traffic(self._engine.evaluation_traffic),
+            "traffic": self._engine.traffic.to_plain(),
+            "evaluation_traffic": self._engine.evaluation_traffic.to_plain(),
         }
         path = save_checkpoint(folder, step, self._contents, state)
         self._save_bits(f"step-{step:06d}")
@@ -229,12 +228,13 @@ class Trainer:
             "steps": last_step,
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},
-            **_bits_summary(last.traffic, self._engine.traffic),
+            **bits_summary(last.traffic, self._engine.traffic),
             "evaluation_bytes": self._engine.evaluation_traffic.total_bytes,
             "seconds": round(seconds, 2),
             "peak_memory_mib": round(peak_memory_mib()),
         }
         self._run.record("end", last_step, **result)
+        self._run.log("done")
         self._run.update(status="done", ended=utc_now(), exit_code=0, result=result)
         return result
 
@@ -253,16 +253,12 @@ class Trainer:
     def _note_failure(self, error: BaseException) -> None:
         status = {6: "diverged", 130: "interrupted", 143: "interrupted"}
         code = error.exit_code if isinstance(error, AmaqError) else 1
+        code = 130 if isinstance(error, KeyboardInterrupt) else code
         try:
             self._run.log(f"ended: {error}")
             self._run.update(status=status.get(code, "failed"), ended=utc_now(), exit_code=code)
         except AmaqError:
             pass  # the disk is the failure; the first error is the one to show
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._signal is not None:
-            raise KeyboardInterrupt
-        self._signal = number
 
 
 def peak_memory_mib() -> float:
@@ -271,47 +267,6 @@ def peak_memory_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _plain_traffic(traffic: Traffic) -> dict[str, Any]:
-    """A ledger as JSON values, by ``<link>/<role>``."""
-    return {f"{address.link}/{address.role}": asdict(channel) for address, channel in traffic}
-
-
-def _restored_traffic(plain: dict[str, Any]) -> Traffic:
-    """The ledger that `_plain_traffic` wrote down."""
-    traffic = Traffic()
-    for place, sums in plain.items():
-        link, role = place.split("/")
-        traffic.channels[Address(int(link), role)] = ChannelTraffic(**sums)
-    return traffic
-
-
-def _bits_summary(last: Traffic, run: Traffic) -> dict[str, float | int | None]:
-    """Real bits a value, by direction, in the last step and over the run."""
-    summary: dict[str, float | int | None] = {}
-    for role in ("activation", "gradient"):
-        summary[f"{role}_bits_at_end"] = last.of_role(role).bits_a_value
-        summary[f"{role}_bits_over_run"] = run.of_role(role).bits_a_value
-    summary["wire_bytes"] = run.total_bytes
-    summary["wire_values"] = run.values
-    return summary
-
-
 def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-class _Signals:
-    """Route SIGINT and SIGTERM to a handler for as long as the block runs."""
-
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._handler = handler
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handler)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -38,8 +38,8 @@ def non_finite(subject: Subject) -> None:
     for value in (math.nan, math.inf, -math.inf):
         with case(f"{value} given to a channel"):
             _refused_then_well(subject, value)
-        with case(f"{value} given to quantize itself"):
-            _refused_at_an_end(subject, value)
+    with case("NaN given to quantize itself"):  # infinity may be clipped like any large value
+        _refused_at_an_end(subject, math.nan)
 
 
 def _refused_then_well(subject: Subject, value: float) -> None:

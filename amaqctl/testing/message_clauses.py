@@ -46,7 +46,9 @@ def shapes(subject: Subject) -> None:
         x = plain((2, 16, NUM_CHANNELS)).to(dtype)
         decoded = round_trip(subject, x, f"{dtype}, standard normal")
         with case(f"{dtype}, standard normal"):
-            cosine = float(torch.cosine_similarity(x.flatten().float(), decoded.flatten().float(), 0))
+            cosine = float(
+                torch.cosine_similarity(x.flatten().float(), decoded.flatten().float(), 0)
+            )
             expect(
                 cosine >= _LEAST_COSINE,
                 f"a cosine of {_LEAST_COSINE} or more between what was sent and what came",
@@ -145,7 +147,9 @@ def _twin_of(subject: Subject, dtype: torch.dtype) -> None:
     for step, (data, expected) in enumerate(zip(sent, mirrored, strict=True)):
         with case(f"{dtype}, step {step}, decoded after all steps were sent"):
             decoded = subject.receive(late, data)
-            expect(same_bits(decoded, expected), "the very same bits", _difference(decoded, expected))
+            expect(
+                same_bits(decoded, expected), "the very same bits", _difference(decoded, expected)
+            )
 
 
 def _difference(got: Tensor, expected: Tensor) -> str:

@@ -63,7 +63,7 @@ def png_bytes(report: Report) -> bytes:
         shown = [r for r in rows if 0 < r.relative_error < math.inf]
         for index, row in enumerate(shown):
             marker = _MARKERS[index % len(_MARKERS)]
-            axes.plot(row.bits, row.relative_error, marker, fillstyle="none", label=row.quantizer)
+            axes.plot(row.bits, row.relative_error, marker, alpha=0.6, label=row.quantizer)
         scale = _mean_square(report, role)
         if shown and scale > 0:
             bits = torch.linspace(0.5, max(r.bits for r in shown) + 0.5, 100).tolist()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from amaqctl_quant_hadanorm import HadaNormQuantizer
 
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import Site, TensorContext
 from amaqctl.testing import QuantizerContract
-from amaqctl_quant_hadanorm import HadaNormQuantizer
 
 
 class TestHadaNorm(QuantizerContract):

@@ -1,10 +1,10 @@
 """The contract, and one tensor worked out by hand."""
 
 import torch
+from amaqctl_quant_ternary import TernaryQuantizer
 
 from amaqctl.quantizer import Site, TensorContext
 from amaqctl.testing import QuantizerContract
-from amaqctl_quant_ternary import TernaryQuantizer
 
 
 class TestTernary(QuantizerContract):
