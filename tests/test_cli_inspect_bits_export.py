@@ -229,8 +229,7 @@ def _trace(path: Path, name: str, options: dict[str, object]):
             context = context_of(step, "activation", sample_ids=(3, 5))
             quantized = quantizer.quantize(spread_tensor(step), context)
             writer.append(Message(name, context, quantized).to_bytes())
-            codes = quantized.codes
-            sent.append(None if codes is None else codes.allocation.widths_C.tolist())
+            sent.append(quantized.codes.allocation.widths_C.tolist())
         writer.end()
     return sent
 
@@ -263,11 +262,13 @@ def test_what_a_trace_cannot_tell_is_refused():
         result = inspect("a.trace", "--json", *arguments)
         assert result.exit_code == 4
         assert json.loads(result.stdout)["error"]["id"] == error_id
-    sent = _trace(Path("raw.trace"), "none", {})
-    result = inspect("raw.trace", "--json")
-    if sent[0] is None:
-        assert result.exit_code == 4
-        assert json.loads(result.stdout)["error"]["id"] == "INPUT-BITS"
+
+
+def test_a_raw_trace_has_sixteen_bits_everywhere():
+    _trace(Path("raw.trace"), "none", {})
+    result = inspect("raw.trace")
+    assert " ".join(["16"] * 12) in result.stdout
+    assert "activation  all 48 channels at 16 bits" in result.stdout
 
 
 def test_the_fixture_and_the_files_agree(runs):

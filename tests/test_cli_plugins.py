@@ -1,6 +1,7 @@
 """`amaqctl plugins` with real distributions on the path: whole, broken, and two of one name."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def site(tmp_path, monkeypatch):
     registry._all_offers.cache_clear()
     yield tmp_path
     monkeypatch.undo()
+    for module in [name for name in sys.modules if name.startswith("acme_")]:
+        del sys.modules[module]
     registry._all_offers.cache_clear()
 
 

@@ -11,7 +11,7 @@ from amaqctl.cli.bit_document import SCHEMA, csv_text, document
 from amaqctl.cli.bit_report import BitReport
 from amaqctl.cli.bit_source import BitSource
 from amaqctl.cli.bit_why import WhySite
-from amaqctl.engine.files import write_file, write_text
+from amaqctl.engine.files import disk_error, write_file, write_text
 from amaqctl.errors import ResourceError, UsageError
 
 SUFFIXES = (".png", ".svg", ".html", ".csv", ".json")
@@ -58,19 +58,20 @@ def export(
     """
     suffix = path.suffix.lower()
     try:
-        if suffix == ".json":
-            body = {"schema": SCHEMA, "data": document(source, other, why)}
-            write_text(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
-        elif suffix == ".csv":
-            write_text(path, csv_text(source, other, why))
+        if suffix in _DRAWN:
+            from amaqctl.cli.bit_figure import save_figure
+
+            write_file(path, lambda temporary: save_figure(report, temporary, suffix[1:]))
         elif suffix == ".html":
             from amaqctl.cli.bit_page import page
 
             write_text(path, page(report))
+        elif suffix == ".csv":
+            write_text(path, csv_text(source, other, why))
         else:
-            from amaqctl.cli.bit_figure import save_figure
-
-            write_file(path, lambda temporary: save_figure(report, temporary, suffix[1:]))
-    except ResourceError as error:
-        error.hint = "choose another place for --export"
-        raise
+            body = {"schema": SCHEMA, "data": document(source, other, why)}
+            write_text(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+    except (ResourceError, OSError) as error:
+        failure = error if isinstance(error, ResourceError) else disk_error(error, path)
+        failure.hint = "choose another place for --export"
+        raise failure from error

@@ -32,8 +32,8 @@ def save_figure(report: BitReport, path: Path, file_format: str) -> None:
         float(np.abs(row.present).max()) for heat_map in report.maps for row in heat_map.rows
     )
     limits = (-(largest or 1.0), largest or 1.0) if report.is_difference else (0.0, 8.0)
-    # Text stays text in an SVG, and its element ids do not change from one time to the next.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "amaqctl"}):
+    # An SVG looks the same without our fonts, and its ids are the same from one time to the next.
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "amaqctl"}):
         figure = figures.Figure(
             figsize=(_WIDTH_INCHES, _ROW_INCHES * sum(heights) + 0.6), layout="constrained"
         )

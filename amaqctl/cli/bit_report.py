@@ -109,6 +109,19 @@ def snapshot_name(snapshot: Snapshot) -> str:
     return snapshot.name if snapshot.step is None else f"step {snapshot.step}"
 
 
+def report_of(
+    source: BitSource, other: BitSource | None, why: Sequence[WhySite], over_time: bool, sort: Sort
+) -> BitReport:
+    """The report that was asked for: a difference, a history, or one allocation.
+
+    Raises:
+        InputError: two sources that have no site in common.
+    """
+    if other is not None:
+        return difference_report(source, other, sort)
+    return history_report(source, sort) if over_time else allocation_report(source, why, sort)
+
+
 def allocation_report(source: BitSource, why: Sequence[WhySite], sort: Sort) -> BitReport:
     """One allocation: a row a site; with ``why`` the widths that the sensitivity asks for."""
     sites = source.snapshots[0].sites

@@ -87,11 +87,7 @@ def inspect_bits(
             session.note(f"{label}: its quantizer measures no range and gradient energy")
         if other is not None:
             _warn_of_missing(session, source, other)
-            report = bit_report.difference_report(source, other, sort.value)
-        elif over_time:
-            report = bit_report.history_report(source, sort.value)
-        else:
-            report = bit_report.allocation_report(source, measured, sort.value)
+        report = bit_report.report_of(source, other, measured, over_time, sort.value)
         data = document(source, other, measured)
         if export is not None:
             bit_export.export(export, report, source, other, measured)

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from amaqctl import registry
 from amaqctl.cli import render
@@ -82,7 +83,7 @@ def _show(session: Session, name: str) -> None:
     offer = registry.find(registry.QUANTIZERS, name)
     cls = registry.load(registry.QUANTIZERS, name)
     config = getattr(cls, "Config", None)
-    if not hasattr(config, "model_fields"):
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
         raise PluginError(
             f"quantizer '{name}' of {offer.distribution} {offer.version} has no Config",
             where=offer.target,
@@ -124,8 +125,10 @@ def _check(session: Session, name: str | None) -> None:
         PluginError: the named quantizer cannot be had.
         CheckError: a promise is broken, or, without a name, a quantizer cannot be had.
     """
+    from amaqctl.testing.check import load_quantizer
+
     if name is not None:
-        registry.load(registry.QUANTIZERS, name)
+        load_quantizer(name)
     rows = [row for row in _listed() if name in (None, row["name"])]
     checked = [{**row, **_checked(session, row["name"])} for row in rows]
     bad = [row["name"] for row in checked if row["state"] != "ok"]

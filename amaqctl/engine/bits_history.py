@@ -136,7 +136,7 @@ def choose_snapshot(run: RunFolder, which: str) -> Snapshot:
         return _not_empty(run, read_snapshot(final, final_step))
     step = _chosen_step(run, which, saved)
     if step is None or step not in saved:
-        steps = ", ".join(map(str, saved)) or "none"
+        steps = ", ".join(map(str, saved)) or "nothing"
         raise InputError(
             f"the run has no bit-widths of '{which}'",
             where=str(run.path / "bits"),

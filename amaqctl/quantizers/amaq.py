@@ -32,10 +32,8 @@ Legend: B batch, T tokens, C channels, K columns (channels or positions).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from amaqctl.bits import BitAllocation, largest_code
@@ -43,114 +41,19 @@ from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
     QuantizedTensor,
     Quantizer,
-    QuantizerConfig,
-    ScaleDtype,
     Site,
     TensorContext,
 )
 from amaqctl.quantizers import bit_budget
+from amaqctl.quantizers.amaq_config import AmaqConfig
 from amaqctl.quantizers.mixed_grid import MixedGrid
-
-_PAPER = {
-    "start": "flat",
-    "center": False,
-    "clip": None,
-    "min_bits": 3,
-    "beta": 1.0,
-    "target_bits": None,
-}
 
 
 class AmaqQuantizer(Quantizer):
     """A learned bit-width for each channel or position."""
 
-    class Config(QuantizerConfig):
-        """Options of `amaq`. `mode: paper` changes the defaults of those it names."""
-
-        mode: Literal["budget", "paper"] = Field(
-            "budget",
-            description="budget: meet target_bits exactly; paper: as published, driven by beta",
-        )
-        axis: Literal["channel", "position"] = Field("channel", description="what has a gate")
-        min_bits: int = Field(
-            0,
-            ge=0,
-            le=7,
-            description="smallest width; 3 in paper mode, 2 where positions or tokens are scaled",
-        )
-        max_bits: int = Field(8, ge=1, le=8, description="largest width")
-        alpha: float = Field(1.0, gt=0, description="α, steepness of the gates")
-        initial_share: float = Field(
-            0.9, gt=0, lt=1, description="σ(α·q) of every gate before anything is learned"
-        )
-        beta: float = Field(0.0, ge=0, description="β, weight of Bits_Loss; 1.0 in paper mode")
-        target_bits: float | None = Field(
-            4.0, ge=0, le=8, description="mean width at the end; null in paper mode"
-        )
-        start_bits: float = Field(
-            8.0, ge=0, le=8, description="mean width at the start; never above max_bits"
-        )
-        fall: float = Field(
-            0.0,
-            ge=0,
-            le=1,
-            description="share of the run, after calibration, over which the mean falls linearly",
-        )
-        start: Literal["water-filling", "flat"] = Field(
-            "water-filling", description="gates from the first gradients, or all equal"
-        )
-        calibration_steps: int = Field(
-            2, ge=1, description="steps at start_bits that water-filling looks at"
-        )
-        center: bool = Field(True, description="subtract the channel mean before the grid")
-        scale: Literal["channel", "token", "channel-token"] = Field(
-            "channel", description="what shares one scale"
-        )
-        clip: Literal["search"] | PositiveFloat | None = Field(
-            "search",
-            union_mode="left_to_right",
-            description="range of a channel: search (least squared error), a number (that many "
-            "times its mean magnitude), or null (its largest magnitude)",
-        )
-        scale_dtype: ScaleDtype = Field(
-            "bfloat16", description="dtype in which ranges and means are sent"
-        )
-
-        @model_validator(mode="before")
-        @classmethod
-        def _dependent_defaults(cls, data: Any) -> Any:
-            if not isinstance(data, dict):
-                return data
-            defaults = dict(_PAPER) if data.get("mode") == "paper" else {}
-            if data.get("axis") == "position" or data.get("scale", "channel") != "channel":
-                defaults.setdefault("min_bits", 2)
-                defaults["clip"] = None
-            highest = data.get("max_bits")
-            if isinstance(highest, int) and 0 < highest < 8:
-                defaults["start_bits"] = float(highest)
-            return {**defaults, **data}
-
-        @model_validator(mode="after")
-        def _consistent(self) -> AmaqQuantizer.Config:
-            if self.min_bits >= self.max_bits:
-                raise ValueError("min_bits must be below max_bits")
-            if self.mode == "paper" and self.target_bits is not None:
-                raise ValueError("target_bits belongs to mode: budget; paper mode has beta")
-            if self.mode == "budget" and (self.target_bits is None or self.beta):
-                raise ValueError("mode: budget needs target_bits and no beta")
-            if self.mode == "paper" and self.start != "flat":
-                raise ValueError("start: water-filling belongs to mode: budget")
-            if self.min_bits < 2 and (self.scale != "channel" or self.axis == "position"):
-                raise ValueError("widths of 0 and 1 need axis: channel and scale: channel")
-            if self.clip is not None and self.scale == "token":
-                raise ValueError("clip limits the range of a channel, and scale: token has none")
-            if self.clip == "search" and (self.scale != "channel" or self.axis == "position"):
-                raise ValueError("clip: search needs axis: channel and scale: channel")
-            for name in ("target_bits", "start_bits") if self.mode == "budget" else ():
-                if not self.min_bits <= getattr(self, name) <= self.max_bits:
-                    raise ValueError(f"{name} must lie between min_bits and max_bits")
-            return self
-
+    Config = AmaqConfig
+    config: AmaqConfig
     gates_K: nn.Parameter
     gradient_energy_K: Tensor
     range_energy_K: Tensor
@@ -158,7 +61,7 @@ class AmaqQuantizer(Quantizer):
     num_observed_K: Tensor
     is_calibrated: Tensor
 
-    def __init__(self, config: AmaqQuantizer.Config, site: Site) -> None:
+    def __init__(self, config: AmaqConfig, site: Site) -> None:
         super().__init__(config, site)
         num_columns = site.num_channels if config.axis == "channel" else site.max_positions
         initial = math.log(config.initial_share / (1 - config.initial_share)) / config.alpha
@@ -261,7 +164,7 @@ class AmaqQuantizer(Quantizer):
 
     def _fractional_bits(self, context: TensorContext) -> Tensor:
         """b (K,), differentiable by the gates, through the shift as well."""
-        low, high = int(self.config.min_bits), int(self.config.max_bits)
+        low, high = self.config.min_bits, self.config.max_bits
         logits_K = self.config.alpha * self.gates_K
         if self.config.mode == "budget":
             shift = bit_budget.shift_to_mean(logits_K, low, high, self._budget(context))
@@ -274,7 +177,8 @@ class AmaqQuantizer(Quantizer):
 
     def _budget(self, context: TensorContext) -> float:
         """Mean width in bits at this step."""
-        start, target = float(self.config.start_bits), float(self.config.target_bits)
+        assert self.config.target_bits is not None, "budget mode has a target"
+        start, target = self.config.start_bits, self.config.target_bits
         if not self.is_calibrated:
             return start
         first = self.config.calibration_steps if self.config.start == "water-filling" else 0
@@ -294,16 +198,18 @@ class AmaqQuantizer(Quantizer):
 
     def _calibrate_when_due(self, context: TensorContext) -> None:
         """Set the gates by water-filling once enough steps have been looked at."""
+        target_bits = self.config.target_bits
         due = context.training and context.step >= self.config.calibration_steps
         is_seen_K = self.num_observed_K > 0
         if bool(self.is_calibrated) or not due or not bool(is_seen_K.any()):
             return
+        assert target_bits is not None, "budget mode has a target"
         count_K = self.num_observed_K.double().clamp(min=1)
         harm_WK = (self.gradient_energy_K / count_K) * (self.distortion_WK / count_K)
         # A position beyond every sequence so far has nothing to say: it counts as an average one.
         harm_WK = torch.where(is_seen_K, harm_WK, harm_WK[:, is_seen_K].mean(1, keepdim=True))
-        low, high = int(self.config.min_bits), int(self.config.max_bits)
-        bits_K = bit_budget.water_filling(harm_WK, low, float(self.config.target_bits))
+        low, high = self.config.min_bits, self.config.max_bits
+        bits_K = bit_budget.water_filling(harm_WK, low, target_bits)
         shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # keep a slope at the ends
         with torch.no_grad():
             self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)

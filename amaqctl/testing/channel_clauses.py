@@ -80,7 +80,7 @@ def _refusal() -> Iterator[None]:
         yield
     except AmaqError:
         return
-    expect(False, "an AmaqError", "none")
+    expect(False, "an AmaqError", "no error")
 
 
 def _loopback() -> LoopbackTransport:

@@ -56,9 +56,9 @@ def case(name: str) -> Iterator[None]:
         broken.cases.insert(0, name)
         raise
     except Exception as error:
-        broken = BrokenPromiseError("no error", described(error))
-        broken.cases.insert(0, name)
-        raise broken from error
+        unexpected = BrokenPromiseError("no error", described(error))
+        unexpected.cases.append(name)
+        raise unexpected from error
 
 
 def described(error: Exception) -> str:

@@ -138,7 +138,7 @@ def _along_parameters(subject: Subject) -> None:
             end.load_state_dict(state)
         with torch.no_grad():
             for parameter, shift in zip(ends[0].parameters(), shifts, strict=True):
-                parameter += shift
+                parameter.add_(shift)
         off = subject.receive(ends[1], subject.send(ends[0], x, context)) - x
         return 0.5 * _dot(off, off), off
 

@@ -23,7 +23,7 @@ from amaqctl.testing.subject import (
 from amaqctl.wire import Message
 
 SHAPES_BTC = [(2, 5, 32), (1, 1, 32), (3, 13, 9), (1, NUM_POSITIONS, 1), (2, 1, 7), (0, 4, 6)]
-_OTHER_SHAPES = [(4, 8), (5,)]
+_OTHER_SHAPES: list[tuple[int, ...]] = [(4, 8), (5,)]
 _CONSTANTS = [0.0, -0.0, 3.7, -1e-30, 60000.0]
 _LEAST_COSINE = 0.1
 
@@ -33,8 +33,8 @@ def shapes(subject: Subject) -> None:
     for dtype in FLOAT_DTYPES:
         for shape in SHAPES_BTC:
             round_trip(subject, hidden_like(shape).to(dtype), f"{dtype} of shape {shape}")
-        for shape in _OTHER_SHAPES:
-            _other_shape(subject, hidden_like(shape).to(dtype), f"{dtype} of shape {shape}")
+        for other in _OTHER_SHAPES:
+            _other_shape(subject, hidden_like(other).to(dtype), f"{dtype} of shape {other}")
         # The largest float16 is held to float16 alone: next to it bfloat16 has only 65536.
         for value in [*_CONSTANTS, *([65504.0] if dtype == torch.float16 else [])]:
             x = torch.full((2, 5, NUM_CHANNELS), value).to(dtype)

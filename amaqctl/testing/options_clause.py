@@ -39,10 +39,10 @@ def options(subject: Subject) -> None:
             config_type(**{**subject.options, _STRANGER: 1})
         except ValidationError as error:
             refused = any(_STRANGER in map(str, e["loc"]) for e in error.errors())
-        expect(refused, "a ValidationError that names it", "none")
+        expect(refused, "a ValidationError that names it", "no error")
     for name, field in config_type.model_fields.items():
         with case(f"option '{name}'"):
-            expect(bool(field.description), "a description", "none")
+            expect(bool(field.description), "a description", "an empty one")
             with contextlib.suppress(ValidationError):
                 setattr(config, name, getattr(config, name))
                 expect(False, "frozen options", "one that can be set")

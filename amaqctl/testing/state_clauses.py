@@ -17,7 +17,7 @@ from amaqctl.testing.finding import case, expect
 from amaqctl.testing.subject import NUM_CHANNELS, Subject, hidden_like, same_bits
 
 _SHAPE_BTC = (2, 8, NUM_CHANNELS)
-_WARM_UP_STEPS, _MANY_STEPS = 30, 130
+_WARM_UP_STEPS, _MANY_STEPS = 15, 115
 _SPARE_OBJECTS = 50  # half an object a step: small numbers may or may not be one and the same
 
 

@@ -108,7 +108,7 @@ class Subject:
             with torch.no_grad():
                 for parameter in sender.parameters():
                     if parameter.grad is not None:
-                        parameter -= _LEARNING_RATE * parameter.grad
+                        parameter.sub_(_LEARNING_RATE * parameter.grad)
                         parameter.grad = None
         return data
 

@@ -1,5 +1,8 @@
 """What is compared: tasks, methods, widths, seeds. A cell is one training run.
 
+Training sets are small enough for every sample to come round three times: AQ-SGD sends the first
+visit in full, and its savings begin with the second.
+
 Every cell of a task has the same model, data, steps, data order and gradient quantizer; only the
 activation quantizer differs. Settings were chosen on validation data.
 """
@@ -41,11 +44,10 @@ GSM8K = TaskCase(
         "validation": "gsm8k/test.jsonl",
         "prompt": "question",
         "completion": "answer",
-        "train_limit": 64,
-        "validation_limit": 64,
+        "train_limit": 80,
         "truncation": "left",
     },
-    {"max_steps": 64, "batch_size": 4, "max_length": 128},
+    {"max_steps": 60, "batch_size": 4, "max_length": 128},
     64,
     "prompt-completion",
 )
@@ -57,7 +59,7 @@ TREC = TaskCase(
         "validation": "trec/test.jsonl",
         "text": "text",
         "label": "label",
-        "train_limit": 200,
+        "train_limit": 160,
         "verbalizers": {
             "ABBR": "abbreviation",
             "DESC": "description",
@@ -67,7 +69,7 @@ TREC = TaskCase(
             "NUM": "number",
         },
     },
-    {"max_steps": 100, "batch_size": 8, "max_length": 64},
+    {"max_steps": 60, "batch_size": 8, "max_length": 64},
     250,
     "classification",
 )
@@ -126,6 +128,7 @@ class Cell:
             "split.cuts": list(self.cuts),
             "quantizers": self.method.quantizers(self.bits),
             "train.seed": self.seed,
+            "optimizer.lr": 5e-4,
             "eval.max_examples": self.task.eval_examples,
             "eval.every": 10_000,
             "checkpoint.every": 10_000,

@@ -15,21 +15,27 @@ from pathlib import Path
 from grids import GRIDS, Cell
 
 
-def run_cell(cell: Cell, data: Path, out: Path) -> None:
-    """Train one cell in a process of its own and keep its result."""
-    folder = out / cell.key
-    log = out / f"{cell.key}.log"
-    command = [sys.executable, "-m", "amaqctl.cli.main", "train", "quickstart", "--json"]
-    command += ["--out", str(folder)]
-    for item in cell.overrides(data):
-        command += ["--set", item]
-    with log.open("w") as errors:
+def amaqctl(*arguments: str, log: Path) -> dict[str, object]:
+    """Run one command in a process of its own; returns its JSON document."""
+    command = [sys.executable, "-m", "amaqctl.cli.main", *arguments, "--json"]
+    with log.open("a") as errors:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
         )
-    document = json.loads(done.stdout)
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def run_cell(cell: Cell, data: Path, out: Path) -> None:
+    """Train one cell, evaluate it with the quantizers in the path and without, keep both."""
+    folder = out / cell.key
+    log = out / f"{cell.key}.log"
+    changes = [word for item in cell.overrides(data) for word in ("--set", item)]
+    result = {"train": amaqctl("train", "quickstart", "--out", str(folder), *changes, log=log)}
     # A run that diverges is a result, and stays in the table.
-    (out / f"{cell.key}.json").write_text(json.dumps(document, indent=2) + "\n")
+    if result["train"]["ok"]:
+        result["eval"] = amaqctl("eval", str(folder), "--boundary", "both", log=log)
+    (out / f"{cell.key}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:

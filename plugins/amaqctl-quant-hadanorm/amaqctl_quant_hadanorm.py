@@ -147,7 +147,7 @@ class HadaNormQuantizer(Quantizer):
         """Largest magnitude (R, G) of each group; one group a token with scale: token."""
         size = self._group_size(rotated_RC.shape[1])
         padded = functional.pad(rotated_RC.abs(), (0, -rotated_RC.shape[1] % size))
-        return padded.unflatten(1, (-1, size)).amax(-1)
+        return padded.reshape(len(padded), padded.shape[1] // size, size).amax(-1)
 
     def _group_size(self, num_channels: int) -> int:
         is_token = self.config.scale == "token"
