@@ -50,9 +50,9 @@ class Offer:
 def _all_offers() -> tuple[Offer, ...]:
     found: dict[tuple[str, str, str], Offer] = {}
     for distribution in distributions():
-        for point in distribution.entry_points:
+        name = distribution.metadata["Name"]
+        for point in distribution.entry_points if name else ():  # a torn install has no name
             if point.group in _KINDS:
-                name = distribution.metadata["Name"]
                 offer = Offer(point.group, point.name, point.value, name, distribution.version)
                 # The first copy on the path is the one an import would take.
                 found.setdefault((point.group, point.name, name.lower()), offer)
@@ -106,7 +106,7 @@ def load(group: str, name: str) -> Any:
     offer = find(group, name)
     try:
         return EntryPoint(offer.name, offer.target, offer.group).load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{_KINDS[group]} '{name}' of {offer.distribution} {offer.version} cannot be "
             f"imported: {type(error).__name__}: {error}",

@@ -54,9 +54,11 @@ def _reference_pack(codes: list[list[int]], widths: list[int]) -> bytes:
     rows = codes + [[0] * len(widths)] * (-len(codes) % 8)
     for start in range(0, len(rows), 8):
         for column, bits in enumerate(widths):
-            word = sum(
-                (rows[start + i][column] % 2**bits) << (bits * i) for i in range(8)
-            ) if bits else 0
+            word = (
+                sum((rows[start + i][column] % 2**bits) << (bits * i) for i in range(8))
+                if bits
+                else 0
+            )
             out += word.to_bytes(bits, "little")
     return bytes(out)
 

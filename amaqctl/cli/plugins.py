@@ -133,22 +133,12 @@ def _check(session: Session, name: str | None) -> None:
     checked = [{**row, **_checked(session, row["name"])} for row in rows]
     bad = [row["name"] for row in checked if row["state"] != "ok"]
     data = {"quantizers": checked}
-    if not (bad and session.json):
-        session.result(data, _check_text(checked), "\n".join(dict.fromkeys(bad)))
+    text, bare = _check_text(checked), "\n".join(dict.fromkeys(bad))
     if bad:
         names = ", ".join(dict.fromkeys(bad))
         error = CheckError(f"the contract is not kept by {names}", error_id="CHECK-CONTRACT")
-        if not session.json:
-            raise error
-        _print_failed(session, data, error)
-
-
-def _print_failed(session: Session, data: dict[str, Any], error: CheckError) -> None:
-    """The one JSON document of a failed check, which has its findings beside the error."""
-    body = {"id": error.error_id, "message": error.message, "where": None, "hint": None}
-    session._print_document({"ok": False, "error": body, "data": data})
-    print(f"error: {error}", file=sys.stderr)
-    raise typer.Exit(error.exit_code)
+        session.failed_check(data, text, bare, error)
+    session.result(data, text, bare)
 
 
 def _checked(session: Session, name: str) -> dict[str, Any]:

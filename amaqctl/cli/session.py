@@ -13,7 +13,7 @@ import sys
 import traceback as traceback_module
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -78,6 +78,22 @@ class Session:
             if isinstance(error, ProfileError) and error.problems:
                 body["problems"] = [str(problem) for problem in error.problems]
             self._print_document({"ok": False, "error": body})
+
+    def failed_check(
+        self, data: dict[str, Any], text: str, bare: str, error: AmaqError
+    ) -> NoReturn:
+        """Print what a check found and that it failed: with ``--json`` in one document.
+
+        Raises:
+            typer.Exit: with the error's exit code.
+        """
+        if self.json:
+            body = {"id": error.error_id, "message": error.message, "where": error.where}
+            self._print_document({"ok": False, "error": {**body, "hint": error.hint}, "data": data})
+        else:
+            print(bare if self.quiet else text, file=self.stdout)
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code)
 
     def _print_document(self, body: dict[str, Any]) -> None:
         print(json.dumps({"schema": self.schema, **body}, allow_nan=False), file=self.stdout)

@@ -140,7 +140,7 @@ class AmaqQuantizer(Quantizer):
     def _columns(self, x: Tensor, context: TensorContext) -> slice:
         if self.config.axis == "channel":
             return slice(None)
-        first, num_positions = context.first_position, x.shape[-2]
+        first, num_positions = context.first_position, x.shape[-2] if x.dim() > 1 else 1
         if first + num_positions > self.site.max_positions:
             raise QuantizationError(
                 f"{first + num_positions} positions, but gates for {self.site.max_positions}",

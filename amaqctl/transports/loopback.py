@@ -33,7 +33,5 @@ class LoopbackTransport:
             TransportError: nothing was sent; in one process nothing will come any more.
         """
         if not self._queues[address]:
-            raise TransportError(
-                "nothing was sent", where=f"link {address.link} {address.role}"
-            )
+            raise TransportError("nothing was sent", where=f"link {address.link} {address.role}")
         return self._queues[address].popleft()
