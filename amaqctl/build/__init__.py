@@ -1,0 +1,173 @@
+"""The composition root: a profile and the registries become a trainer, an engine, an evaluator.
+
+It constructs and connects; it decides nothing. Cheap faults come first: options and cuts are
+checked before data is read, and data before weights are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, num_positions
+from amaqctl.build.parts import Part, Parts, resolve_parts
+from amaqctl.engine.checkpoint import CheckpointContents
+from amaqctl.engine.engine import Engine
+from amaqctl.engine.evaluator import Evaluator
+from amaqctl.engine.run_folder import RunFolder
+from amaqctl.engine.trainer import Reporter, Trainer, TrainSettings
+from amaqctl.errors import InputError
+from amaqctl.model.cut import StageRange, stage_ranges
+from amaqctl.model.lora import LoraSettings, attach_lora
+from amaqctl.model.source import (
+    ModelSource,
+    load_config,
+    load_tokenizer,
+    num_layers,
+    resolve_source,
+)
+from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing, load_stage
+from amaqctl.profile import LoadedProfile, profile_error
+from amaqctl.quantizer import DTYPES
+from amaqctl.tasks.task import Task
+
+__all__ = ["Built", "Part", "Parts", "build", "resolve_parts"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything a command needs to run a profile."""
+
+    loaded: LoadedProfile
+    source: ModelSource
+    tokenizer: Any
+    task: Task
+    engine: Engine
+    evaluator: Evaluator
+    contents: CheckpointContents
+
+    def trainer(self, run: RunFolder, reporter: Reporter) -> Trainer:
+        """The loop, writing into ``run`` and telling ``reporter``."""
+        profile = self.loaded.profile
+        settings = TrainSettings(
+            max_steps=profile.train.max_steps,
+            batch_size=profile.train.batch_size,
+            seed=profile.train.seed,
+            lr=profile.optimizer.lr,
+            evaluate_every=profile.eval.every,
+            save_every=profile.checkpoint.every,
+            keep_last=profile.checkpoint.keep_last,
+        )
+        return Trainer(
+            self.engine,
+            self.task,
+            self.evaluator,
+            self.contents,
+            run,
+            settings,
+            self.tokenizer.pad_token_id,
+            reporter,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the run: model, data, seed."""
+        return {
+            "model": {"id": self.source.model_id, "revision": self.source.revision},
+            "data": {
+                "fingerprint": self.task.fingerprint(),
+                "num_train": len(self.task.train),
+                "num_validation": len(self.task.validation),
+                "num_dropped": self.task.num_dropped,
+            },
+            "seed": self.loaded.profile.train.seed,
+        }
+
+
+def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
+    """Make everything a profile describes, in this process.
+
+    Args:
+        loaded: the profile.
+        max_eval_examples: instead of ``eval.max_examples``.
+
+    Raises:
+        ProfileError, PluginError, InputError, ResourceError: with the place and a hint.
+    """
+    profile = loaded.profile
+    parts = resolve_parts(loaded)
+    source = resolve_source(
+        profile.model.id, profile.model.revision, profile.model.local_files_only
+    )
+    config = load_config(source)
+    ranges = _checked_ranges(loaded, num_layers(config))
+    tokenizer = load_tokenizer(source)
+    task: Task = parts.task.cls(
+        parts.task.config,
+        tokenizer,
+        max_length=profile.train.max_length,
+        seed=profile.train.seed,
+    )
+    _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
+    _set_determinism(profile.train.deterministic)
+    settings = _lora_settings(loaded)
+    models = [_load_model(loaded, source, settings, r) for r in ranges]
+    engine = connect(loaded, parts, task, models)
+    evaluator = Evaluator(
+        engine,
+        task,
+        tokenizer,
+        batch_size=profile.train.batch_size,
+        max_examples=max_eval_examples or profile.eval.max_examples,
+    )
+    contents = CheckpointContents(engine.stages, source, settings)
+    return Built(loaded, source, tokenizer, task, engine, evaluator, contents)
+
+
+def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:
+    try:
+        return stage_ranges(num_blocks, loaded.profile.split.cuts)
+    except InputError as error:
+        raise profile_error([loaded.problem_at("split.cuts", error.message)]) from error
+
+
+def _check_positions(loaded: LoadedProfile, task: Task, most: int | None) -> None:
+    needed = num_positions(loaded, task)
+    if most is not None and needed > most:
+        fits = most // LENGTH_MULTIPLE * LENGTH_MULTIPLE
+        message = f"{needed} positions are needed, padding included, and the model has {most}"
+        if fits:
+            message += f"; at most {fits} fits"
+        raise profile_error([loaded.problem_at("train.max_length", message)])
+
+
+def _lora_settings(loaded: LoadedProfile) -> LoraSettings:
+    lora = loaded.profile.lora
+    targets = lora.target_modules
+    return LoraSettings(
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+    )
+
+
+def _load_model(
+    loaded: LoadedProfile, source: ModelSource, settings: LoraSettings, stage_range: StageRange
+) -> StageModel:
+    profile = loaded.profile
+    model = load_stage(source, stage_range, DTYPES[profile.model.dtype])
+    attach_lora(model, settings, profile.train.seed)
+    if profile.train.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    model.to(device())
+    return model
+
+
+def _set_determinism(deterministic: bool) -> None:
+    if deterministic:
+        # CUDA's matrix products are deterministic only with a fixed workspace.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,65 @@
+"""Every registered part that a profile names, looked up and with its options validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from amaqctl import registry
+from amaqctl.errors import PluginError, Problem
+from amaqctl.profile import LoadedProfile, profile_error
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered part with its validated options."""
+
+    name: str
+    cls: Any
+    config: Any
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Every registered part that a profile names."""
+
+    activation: Part
+    gradient: Part
+    lossless: Part
+    task: Part
+    transport: Part
+
+
+def resolve_parts(loaded: LoadedProfile) -> Parts:
+    """Look up every named part and validate its options; all faults are shown together.
+
+    Raises:
+        PluginError: a name is unknown, broken or ambiguous.
+        ProfileError: options are wrong.
+    """
+    profile = loaded.profile
+    problems: list[Problem] = []
+    sections = {
+        "activation": (registry.QUANTIZERS, "quantizers.activation", profile.quantizers.activation),
+        "gradient": (registry.QUANTIZERS, "quantizers.gradient", profile.quantizers.gradient),
+        "task": (registry.TASKS, "task", profile.task),
+        "transport": (registry.TRANSPORTS, "transport", profile.transport),
+    }
+    found: dict[str, Part] = {}
+    for key, (group, path, choice) in sections.items():
+        try:
+            cls = registry.load(group, choice.name)
+        except PluginError as error:
+            place = loaded.problem_at(f"{path}.name", error.message)
+            raise PluginError(str(place), hint=error.hint, error_id=error.error_id) from error
+        try:
+            found[key] = Part(choice.name, cls, cls.Config(**choice.options))
+        except ValidationError as error:
+            known = cls.Config.model_fields
+            problems += loaded.option_problems(path, error, known, choice.name)
+    if problems:
+        raise profile_error(problems)
+    lossless = registry.load(registry.QUANTIZERS, "none")
+    return Parts(**found, lossless=Part("none", lossless, lossless.Config()))
