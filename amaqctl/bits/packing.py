@@ -63,18 +63,18 @@ def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
         raise QuantizationError(f"{num_columns} columns of codes but {widths_C.numel()} bit-widths")
     _check_codes_fit(codes_RC, widths_C)
     blocks_K8C = _in_blocks(codes_RC)
+    if not bool((widths_C == 16).any()):
+        return _narrow_bytes(blocks_K8C, widths_C).reshape(-1)
     num_k = blocks_K8C.shape[0]
-    distinct = widths_C.unique().tolist()
-    if len(distinct) == 1:
-        return _pack_columns(blocks_K8C, distinct[0]).reshape(-1)
-    offsets_C = _byte_offsets(widths_C)
     packed_KS = torch.empty(
         (num_k, int(widths_C.sum(dtype=torch.int64))), dtype=torch.uint8, device=codes_RC.device
     )
-    for bits in distinct:
-        columns = _columns_of(widths_C, bits, codes_RC.device)
-        bytes_KCb = _pack_columns(blocks_K8C.index_select(2, columns), bits)
-        packed_KS[:, _byte_index(offsets_C, columns, bits)] = bytes_KCb.flatten(1)
+    for is_chosen_C, to_bytes in ((widths_C == 16, _wide_bytes), (widths_C != 16, _narrow_bytes)):
+        columns = is_chosen_C.nonzero().squeeze(1).to(codes_RC.device)
+        chosen_K8C = blocks_K8C.index_select(2, columns)
+        packed_KS[:, _bytes_of(widths_C, is_chosen_C, codes_RC.device)] = to_bytes(
+            chosen_K8C, widths_C[is_chosen_C]
+        )
     return packed_KS.reshape(-1)
 
 
@@ -96,20 +96,17 @@ def unpack(packed: Tensor, num_rows: int, widths_C: Tensor) -> Tensor:
     if packed.numel() != expected:
         raise QuantizationError(f"{packed.numel()} bytes of codes where {expected} are needed")
     num_k, num_columns = num_blocks(num_rows), widths_C.numel()
-    distinct = widths_C.unique().tolist()
-    dtype = torch.int16 if 16 in distinct else torch.int8
     packed_KS = packed.reshape(num_k, int(widths_C.sum(dtype=torch.int64)))
-    if len(distinct) == 1:
-        bits = distinct[0]
-        codes = _unpack_columns(packed_KS.reshape(num_k, num_columns, bits), dtype)
-        return codes.reshape(num_k * BLOCK_ROWS, num_columns)[:num_rows]
-    offsets_C = _byte_offsets(widths_C)
-    codes_K8C = torch.zeros((num_k, BLOCK_ROWS, num_columns), dtype=dtype, device=packed.device)
-    for bits in distinct:
-        columns = _columns_of(widths_C, bits, packed.device)
-        index = _byte_index(offsets_C, columns, bits)
-        bytes_KCb = packed_KS[:, index].reshape(num_k, columns.numel(), bits)
-        codes_K8C[:, :, columns] = _unpack_columns(bytes_KCb, dtype)
+    if not bool((widths_C == 16).any()):
+        codes_K8C = _narrow_codes(packed_KS, widths_C)
+        return codes_K8C.reshape(num_k * BLOCK_ROWS, num_columns)[:num_rows]
+    codes_K8C = torch.zeros(
+        (num_k, BLOCK_ROWS, num_columns), dtype=torch.int16, device=packed.device
+    )
+    for is_chosen_C, to_codes in ((widths_C == 16, _wide_codes), (widths_C != 16, _narrow_codes)):
+        bytes_KS = packed_KS[:, _bytes_of(widths_C, is_chosen_C, packed.device)]
+        codes = to_codes(bytes_KS, widths_C[is_chosen_C])
+        codes_K8C[:, :, is_chosen_C.to(packed.device)] = codes.to(torch.int16)
     return codes_K8C.reshape(num_k * BLOCK_ROWS, num_columns)[:num_rows]
 
 
@@ -137,46 +134,54 @@ def _in_blocks(codes_RC: Tensor) -> Tensor:
     return codes_RC.reshape(num_k, BLOCK_ROWS, num_columns)
 
 
-def _byte_offsets(widths_C: Tensor) -> Tensor:
-    return widths_C.cumsum(0, dtype=torch.int64) - widths_C
+def _bytes_of(widths_C: Tensor, is_chosen_C: Tensor, device: torch.device) -> Tensor:
+    """Mask over a block's S bytes: which belong to the chosen columns."""
+    return is_chosen_C.repeat_interleave(widths_C.to(torch.int64)).to(device)
 
 
-def _columns_of(widths_C: Tensor, bits: int, device: torch.device) -> Tensor:
-    return (widths_C == bits).nonzero().squeeze(1).to(device)
+def _kept_bytes(widths_C: Tensor, device: torch.device) -> Tensor:
+    """Where a column's b bytes stand among the eight of its word: indices into (C · 8)."""
+    is_kept_C8 = torch.arange(8) < widths_C.unsqueeze(1)
+    return is_kept_C8.reshape(-1).nonzero().squeeze(1).to(device)
 
 
-def _byte_index(offsets_C: Tensor, columns: Tensor, bits: int) -> Tensor:
-    within = torch.arange(bits, device=columns.device)
-    return (offsets_C.to(columns.device)[columns].unsqueeze(1) + within).reshape(-1)
-
-
-def _pack_columns(codes_K8C: Tensor, bits: int) -> Tensor:
-    """One width's columns to bytes (K, C, bits)."""
+def _narrow_bytes(codes_K8C: Tensor, widths_C: Tensor) -> Tensor:
+    """Columns of at most eight bits to bytes (K, S): all widths at once, by shifts a column."""
     num_k, _, num_columns = codes_K8C.shape
-    if bits == 16:
-        words = codes_K8C.to(torch.int16).transpose(1, 2).reshape(-1)
-        return words.view(torch.uint8).reshape(num_k, num_columns, 16)
+    bits_C = widths_C.to(codes_K8C.device, torch.int64)
+    mask_C = (1 << bits_C) - 1
     word_KC = torch.zeros((num_k, num_columns), dtype=torch.int64, device=codes_K8C.device)
-    mask = (1 << bits) - 1
-    for row in range(BLOCK_ROWS if bits else 0):
-        word_KC |= (codes_K8C[:, row].to(torch.int64) & mask) << (bits * row)
-    return word_KC.unsqueeze(-1).view(torch.uint8)[..., :bits]
-
-
-def _unpack_columns(bytes_KCb: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inverse of `_pack_columns`: codes (K, 8, C)."""
-    num_k, num_columns, bits = bytes_KCb.shape
-    if bits == 16:
-        words = bytes_KCb.reshape(-1).view(torch.int16)
-        return words.reshape(num_k, num_columns, BLOCK_ROWS).transpose(1, 2).contiguous().to(dtype)
-    codes_K8C = torch.zeros((num_k, BLOCK_ROWS, num_columns), dtype=dtype, device=bytes_KCb.device)
-    if not bits:
-        return codes_K8C
-    eight_KC8 = torch.zeros((num_k, num_columns, 8), dtype=torch.uint8, device=bytes_KCb.device)
-    eight_KC8[..., :bits] = bytes_KCb
-    word_KC = eight_KC8.view(torch.int64).squeeze(-1)
-    mask, half = (1 << bits) - 1, 1 << (bits - 1)
+    # A width of zero has an empty mask; its shifts stay at zero.
     for row in range(BLOCK_ROWS):
-        unsigned = (word_KC >> (bits * row)) & mask
-        codes_K8C[:, row] = ((unsigned ^ half) - half).to(dtype)  # sign extension
+        word_KC |= (codes_K8C[:, row].to(torch.int64) & mask_C) << (bits_C * row)
+    bytes_KS = word_KC.view(torch.uint8).reshape(num_k, num_columns * 8)
+    return bytes_KS.index_select(1, _kept_bytes(widths_C, codes_K8C.device))
+
+
+def _narrow_codes(bytes_KS: Tensor, widths_C: Tensor) -> Tensor:
+    """Inverse of `_narrow_bytes`: int8 codes (K, 8, C)."""
+    num_k, num_columns = bytes_KS.shape[0], widths_C.numel()
+    device = bytes_KS.device
+    spread_KS = torch.zeros((num_k, num_columns * 8), dtype=torch.uint8, device=device)
+    spread_KS[:, _kept_bytes(widths_C, device)] = bytes_KS
+    word_KC = spread_KS.reshape(-1).view(torch.int64).reshape(num_k, num_columns)
+    bits_C = widths_C.to(device, torch.int64)
+    mask_C, half_C = (1 << bits_C) - 1, half_range(widths_C).to(device, torch.int64)
+    codes_K8C = torch.empty((num_k, BLOCK_ROWS, num_columns), dtype=torch.int8, device=device)
+    for row in range(BLOCK_ROWS):
+        unsigned_KC = (word_KC >> (bits_C * row)) & mask_C
+        codes_K8C[:, row] = (unsigned_KC ^ half_C) - half_C  # sign extension
     return codes_K8C
+
+
+def _wide_bytes(codes_K8C: Tensor, _: Tensor) -> Tensor:
+    """Columns of 16 bits to bytes (K, 16 · C)."""
+    num_k = codes_K8C.shape[0]
+    words = codes_K8C.to(torch.int16).transpose(1, 2).reshape(-1)
+    return words.view(torch.uint8).reshape(num_k, codes_K8C.shape[2] * 16)
+
+
+def _wide_codes(bytes_KS: Tensor, widths_C: Tensor) -> Tensor:
+    """Inverse of `_wide_bytes`: int16 codes (K, 8, C)."""
+    words = bytes_KS.reshape(-1).view(torch.int16)
+    return words.reshape(bytes_KS.shape[0], widths_C.numel(), BLOCK_ROWS).transpose(1, 2)

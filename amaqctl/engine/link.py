@@ -7,7 +7,8 @@ run with the quantizers in the path and without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +96,7 @@ class Channel:
             )
         context = replace(context, link=self.address.link, role=self.address.role)  # type: ignore[arg-type]
         pair = self._pair()
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             quantized = pair.sender.quantize(x, context)
         message = Message(pair.name, context, quantized, sequence=self.num_sent)
         data, sizes = message.to_bytes_and_sizes()
@@ -119,7 +120,7 @@ class Channel:
         quantized = message.quantized
         pair = self._pair()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _one_thread():
                 value = pair.receiver.dequantize(quantized, message.context)
         except QuantizationError as error:  # what came does not fit what came before
             raise WireError(error.message, where=self._place(), hint=error.hint) from error
@@ -139,7 +140,8 @@ class Channel:
 
     def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
         """The sender's differentiable stand-in for what was just sent."""
-        return self._pair().sender.surrogate(x, replace(context, link=self.address.link))
+        with _one_thread():
+            return self._pair().sender.surrogate(x, replace(context, link=self.address.link))
 
     def _pair(self) -> QuantizerPair:
         return self._lossless if self.is_clean else self.quantizers
@@ -184,6 +186,21 @@ class Channel:
 
     def _place(self) -> str:
         return f"link {self.address.link} {self.address.role}"
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run a codec's many small operations in one thread.
+
+    Waking a second one costs more than it saves, and sums taken in one order give the same bytes
+    whatever the number of threads.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @dataclass(frozen=True)
