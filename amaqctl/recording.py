@@ -187,7 +187,7 @@ def _check_room(num_bytes: int, out: Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise ResourceError(
-            f"the trace needs {num_bytes / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free",
+            f"the trace needs {num_bytes / 2**20:.2f} MiB and {free / 2**20:.2f} MiB are free",
             where=str(folder),
             hint="free some space, record fewer steps, or choose another --out",
         )

@@ -6,30 +6,34 @@ Beside `amaqctl.build`, the second half of the composition root.
 from __future__ import annotations
 
 import json
-import platform
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from amaqctl import registry
 from amaqctl.build import Built, build
 from amaqctl.engine.checkpoint import (
+    all_checkpoints,
     best_checkpoint,
     checkpoint_name,
     fault_of,
     good_checkpoints,
+    identity_of,
     load_weights,
+    step_of,
 )
+from amaqctl.engine.environment import environment, environment_differences
 from amaqctl.engine.files import write_json
+from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import load_profile
 
 RUNS = Path("runs")
+
+
+def _warn_on_stderr(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
@@ -41,44 +45,51 @@ def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
     """
     loaded = built.loaded
     root = Path(loaded.profile.output.root)
-    facts = {**built.facts(), "command": sys.argv}
+    facts = {**built.facts(), "identity": identity(built), "command": sys.argv}
     run = RunFolder.create(name or loaded.name, root, out, loaded.resolved_yaml(), facts)
     write_json(run.path / "environment.json", environment())
     return run
 
 
-def resumed(text: str, overrides: Sequence[str]) -> tuple[Built, RunFolder, Path]:
-    """Build a stopped run again, to go on from its newest good checkpoint.
+def resumed(
+    text: str, overrides: Sequence[str], warn: Callable[[str], None] = _warn_on_stderr
+) -> tuple[Built, RunFolder, Path | None]:
+    """Build a stopped run again, to go on from its newest checkpoint.
+
+    The run folder is locked from here on. ``train.max_steps`` is that of the run's last start
+    unless it is changed.
 
     Args:
-        text: the run, as typed.
+        text: the run, as typed, or one of its checkpoints (``RUN/checkpoints/step-000050``).
         overrides: changes of the profile (`train.max_steps` only).
+        warn: told of what does not stand in the way but may change results.
+
+    Returns:
+        What was built, the run, and the checkpoint; None where the run was killed before its
+        first, and starts over.
 
     Raises:
-        ResumeError: nothing to go on from, or the data are no longer the same.
+        ResumeError: another process writes the run, it is complete, or the checkpoint is torn or
+            not of this run; the newest that is good is named.
     """
-    run = existing_run(text)
-    folder = run.path / "checkpoints"
-    good = good_checkpoints(folder)
-    torn = [p for p in sorted(folder.glob("step-*")) if p not in good]
-    if not good:
-        raise ResumeError(
-            "there is no complete checkpoint to go on from",
-            where=str(folder),
-            hint="start again from the profile: amaqctl train " + str(run.path / "profile.yaml"),
-        )
-    built = build(load_profile(run.path / "profile.yaml", overrides))
-    _check_same(run, built)
-    last = int(good[-1].name[5:])
-    if last >= built.loaded.profile.train.max_steps:
-        raise ResumeError(
-            f"the run is complete: it has {last} steps",
-            where=str(run.path),
-            hint=f"give more steps with --max-steps, above {last}",
-        )
-    for path in torn:
-        run.log(f"{path.name} is not used: {fault_of(path)}")
-    return built, run, good[-1]
+    run, wanted = _run_and_checkpoint(text)
+    run.lock()
+    try:
+        all_ = all_checkpoints(run.path / "checkpoints")
+        checkpoint = wanted or (all_[-1] if all_ else None)
+        if checkpoint is not None and fault_of(checkpoint) is not None:
+            raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
+        if max_steps := run.run.get("max_steps"):
+            overrides = [f"train.max_steps={max_steps}", *overrides]
+        built = build(load_profile(run.path / "profile.yaml", overrides))
+        _check_same(run, checkpoint, built)
+        _check_unfinished(run, checkpoint, built)
+        for difference in environment_differences(run.path / "environment.json"):
+            warn(f"{difference}; results may differ in their last bits")
+    except BaseException:
+        run.unlock()
+        raise
+    return built, run, checkpoint
 
 
 def for_evaluation(
@@ -162,7 +173,7 @@ def choose_checkpoint(run: RunFolder, which: str) -> Path:
     """
     folder = run.path / "checkpoints"
     good = good_checkpoints(folder)
-    losses = {r["step"]: r["loss"] for r in run.metrics() if r["kind"] == "eval" and r["loss"]}
+    losses = {r["step"]: r["loss"] for r in run.metrics() if r["kind"] == "eval" and r.get("loss")}
     chosen: Path | None = None
     if which == "last":
         chosen = good[-1] if good else None
@@ -193,28 +204,80 @@ def save_evaluation(run: RunFolder, data: dict[str, Any]) -> Path:
     return path
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, as `environment.json` keeps them."""
-    packages = ("amaqctl", "torch", "transformers", "peft", "numpy", "safetensors")
-    plugins = {
-        o.distribution: o.version for o in registry.offers(registry.QUANTIZERS) if not o.built_in
+def identity(built: Built) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with: all but ``train.max_steps``."""
+    profile = built.loaded.profile.model_dump(mode="json")
+    profile["train"].pop("max_steps")
+    for section, key in (("train", "seed"), ("model", "id"), ("model", "revision")):
+        profile[section].pop(key)  # told beside the profile
+    facts, stages = built.facts(), built.engine.stages
+    told: dict[str, Any] = {
+        "model": {**facts["model"], "weights": weights_digest(stages)},
+        "data": facts["data"],
+        "seed": facts["seed"],
+        "quantizers": quantizer_options(stages),
+        "profile": {key: value for key, value in profile.items() if key != "quantizers"},
     }
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
-        "plugins": plugins,
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+    return dict(json.loads(json.dumps(told)))
 
 
-def _check_same(run: RunFolder, built: Built) -> None:
-    now = json.loads(json.dumps(built.facts()))
-    for key in ("model", "data", "seed"):
-        if run.run.get(key) != now[key]:
-            raise ResumeError(
-                f"the {key} of the run and of now differ: {run.run.get(key)} and {now[key]}",
-                where=str(run.path),
-                hint="bring back what the run was started with",
+def _run_and_checkpoint(text: str) -> tuple[RunFolder, Path | None]:
+    path = Path(text)
+    if path.parent.name == "checkpoints" and (path.parent.parent / "run.json").exists():
+        if path not in all_checkpoints(path.parent):
+            raise InputError(
+                "there is no such checkpoint",
+                where=text,
+                hint=f"the whole ones: {_names(good_checkpoints(path.parent))}",
+                error_id="INPUT-CHECKPOINT",
             )
+        return RunFolder(path.parent.parent), path
+    return existing_run(text), None
+
+
+def _check_same(run: RunFolder, checkpoint: Path | None, built: Built) -> None:
+    now = identity(built)
+    then = run.run.get("identity") if checkpoint is None else identity_of(checkpoint)
+    if not then:
+        raise _refused(run, checkpoint, "does not say which run it is of", now)
+    found = differences(then, now)
+    if found:
+        raise _refused(run, checkpoint, f"is not of this run: {'; '.join(found)}", now)
+
+
+def _refused(
+    run: RunFolder, checkpoint: Path | None, message: str, now: dict[str, Any] | None
+) -> ResumeError:
+    """The error for a checkpoint that is not gone on with; it names the newest good one.
+
+    Args:
+        now: a good one is of this identity; None: of the run's, as it was started.
+    """
+    wanted = now or run.run.get("identity")
+    folder = run.path / "checkpoints"
+    good = [p for p in good_checkpoints(folder) if identity_of(p) == wanted]
+    if good:
+        hint = f"{good[-1].name} is the newest good one: amaqctl train --resume {good[-1]}"
+    elif now is None:
+        hint = f"no other is whole; start again: amaqctl train {run.path / 'profile.yaml'}"
+    else:
+        hint = "bring back what the run was started with"
+    what = "the run" if checkpoint is None else checkpoint.name
+    return ResumeError(f"{what} {message}", where=str(checkpoint or run.path), hint=hint)
+
+
+def _check_unfinished(run: RunFolder, checkpoint: Path | None, built: Built) -> None:
+    last = step_of(checkpoint) if checkpoint is not None else 0
+    max_steps = built.loaded.profile.train.max_steps
+    if last < max_steps or (last == max_steps and run.run.get("status") != "done"):
+        return
+    state = "the run is complete: it has" if last == max_steps else "the checkpoint already has"
+    raise ResumeError(
+        f"{state} {last} steps",
+        where=str(run.path),
+        hint=f"give more steps with --max-steps, above {last}",
+    )
+
+
+def _names(checkpoints: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in checkpoints) or "none"

@@ -125,63 +125,6 @@ def test_a_run_is_never_overwritten(tiny_run):
     assert {p: p.read_bytes() for p in tiny_run.rglob("*") if p.is_file()} == before
 
 
-JSONL = "task={{name: prompt-completion, options: {{train: {path}, prompt: q, completion: a}}}}"
-
-MISTAKES = [
-    (["--set", "lora.alhpa=3"], 3, "did you mean 'alpha'?"),
-    (["--set", "quantizers.activation.options.target_bit=3"], 3, "did you mean 'target_bits'?"),
-    (["--set", "quantizers.activation.options.target_bits=9"], 3, "target_bits"),
-    (["--set", "quantizers.activation.name=amaqq"], 5, "did you mean 'amaq'?"),
-    (["--set", "quantizers.gradient.name=amaq"], 3, "learns from the gradient"),
-    (["--set", "split.cuts=[99]"], 3, "split.cuts"),
-    (["--set", "train.batch_size=x"], 3, "whole number >= 1 needed"),
-    (["--set", "nonsense"], 2, "--set"),
-    (["--set", "model.id=/nowhere/at/all"], 4, "/nowhere/at/all"),
-    (["--set", JSONL.format(path="missing.jsonl")], 4, "missing.jsonl"),
-    (["--set", JSONL.format(path="empty.jsonl")], 4, "empty.jsonl"),
-    (["--set", JSONL.format(path="columns.jsonl")], 4, "question"),
-    (["--set", JSONL.format(path="broken.jsonl")], 4, "broken.jsonl:2"),
-    (["--set", JSONL.format(path="blank.jsonl")], 4, "blank.jsonl"),
-    (["--set", "optimizer.lr=1e30"], 6, "not finite"),
-]
-
-
-@pytest.fixture
-def mistaken_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    row = {"q": "How many?", "a": "Two."}
-    Path("empty.jsonl").write_text("")
-    Path("columns.jsonl").write_text(
-        "".join(json.dumps({"question": f"a{i}", "answer": "b"}) + "\n" for i in range(99))
-    )
-    Path("broken.jsonl").write_text(json.dumps(row) + "\n{oops\n")
-    Path("blank.jsonl").write_text(json.dumps({**row, "a": ""}) + "\n")
-    return tmp_path
-
-
-@pytest.mark.parametrize(("arguments", "code", "said"), MISTAKES)
-def test_mistakes_are_one_clear_line_and_a_code(mistaken_files, arguments, code, said):
-    out = mistaken_files / "out"
-    result = run("train", "quickstart", *TINY, *arguments, "--out", str(out))
-    assert result.exit_code == code, result.stderr
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    if code != 6:
-        assert not out.exists()
-    document = run("train", "quickstart", *TINY, *arguments, "--out", str(out) + "2", "--json")
-    failed = json.loads(document.stdout)
-    assert (failed["ok"], failed["schema"]) == (False, "amaqctl.train/1")
-    assert failed["error"]["id"]
-
-
-def test_a_typed_line_that_says_nothing():
-    assert run("train").exit_code == 2
-    assert run("train", "nowhere-profile").exit_code == 4
-    assert run("eval", "nowhere-run").exit_code == 4
-    assert run("train", "--resume", "nowhere").exit_code == 4
-
-
 def test_plugins_lists_without_importing_and_shows_options():
     result = run("plugins", "--json")
     listed = json.loads(result.stdout)["data"]["quantizers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Session, Set, Traceback, command
-from amaqctl.errors import CheckError, UsageError
+from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
+from amaqctl.errors import CheckError, ResourceError, UsageError
 
 
 class BoundaryChoice(StrEnum):
@@ -67,31 +68,48 @@ def evaluate(
             "num_validation": len(built.task.validation),
             "metrics": scores,
         }
+        for name, _, _ in bounds:
+            _check_name(scores[wanted[0]], name)
         if run is not None:
-            data["saved"] = str(runs.save_evaluation(run, data))
-        for name, kind, value in bounds:
-            _check(scores[wanted[0]], name, kind, value)
-        _show(session, data, wanted)
+            try:
+                data["saved"] = str(runs.save_evaluation(run, data))
+            except ResourceError as error:  # what was measured is worth more than its copy
+                session.warn(f"not kept with the run: {error}")
+        text, bare = _text(data, wanted), f"{scores[wanted[0]]['loss']:.6f}"
+        failed = _failed(scores[wanted[0]], bounds)
+        if failed:
+            session.failed_check(data, text, bare, CheckError("; ".join(failed)))
+        session.result(data, text, bare)
 
 
 def _bound(text: str, kind: str) -> tuple[str, str, float]:
     name, _, value = text.partition("=")
     try:
-        return name, kind, float(value)
+        bound = float(value)
     except ValueError:
-        raise UsageError(f"--{kind} {text}: METRIC=NUMBER is needed") from None
+        bound = math.nan
+    if math.isnan(bound):
+        raise UsageError(
+            f"--{kind} {text}: METRIC=NUMBER is needed", hint=f"for example --{kind} loss=2.5"
+        )
+    return name, kind, bound
 
 
-def _check(metrics: dict[str, float], name: str, kind: str, bound: float) -> None:
+def _check_name(metrics: dict[str, float], name: str) -> None:
     if name not in metrics:
         raise UsageError(f"there is no metric '{name}'", hint=f"there are {', '.join(metrics)}")
-    value = metrics[name]
-    if (value < bound) if kind == "min" else (value > bound):
-        side = "below" if kind == "min" else "above"
-        raise CheckError(f"{name} is {value:.4g}, {side} {bound:g}")
 
 
-def _show(session: Session, data: dict[str, Any], wanted: list[str]) -> None:
+def _failed(metrics: dict[str, float], bounds: list[tuple[str, str, float]]) -> list[str]:
+    """What is out of bounds, in words; NaN is within none."""
+    return [
+        f"{name} is {metrics[name]:.4g}, not {bound:g} or {'more' if kind == 'min' else 'less'}"
+        for name, kind, bound in bounds
+        if not (metrics[name] >= bound if kind == "min" else metrics[name] <= bound)
+    ]
+
+
+def _text(data: dict[str, Any], wanted: list[str]) -> str:
     scores = data["metrics"]
     header = ["metric", *wanted]
     rows = [[name, *(f"{scores[b][name]:.4f}" for b in wanted)] for name in scores[wanted[0]]]
@@ -101,9 +119,9 @@ def _show(session: Session, data: dict[str, Any], wanted: list[str]) -> None:
             row.append(f"{scores['quantized'][row[0]] - scores['clean'][row[0]]:+.4f}")
     place = Path(data["run"] or data["profile"]).name
     seen = f"{data['num_examples']} of {data['num_validation']} examples"
-    lines = [f"{place}  step {data['step']}  {seen}", render.table(header, rows)]
+    lines = [render.wrap(f"{place}  step {data['step']}  {seen}"), render.table(header, rows)]
     if data["num_examples"] < data["num_validation"]:
         lines.append("not all examples were used: do not publish")
     if "saved" in data:
         lines.append(f"saved {data['saved']}")
-    session.result(data, "\n".join(lines), f"{scores[wanted[0]]['loss']:.6f}")
+    return "\n".join(lines)

@@ -9,10 +9,25 @@ from typing import Annotated
 import typer
 
 from amaqctl import __version__
-from amaqctl.cli import compress_trace, evaluate, inspect_bits, plugins, profiles, train
+from amaqctl.cli import (
+    compare,
+    compress_trace,
+    doctor,
+    evaluate,
+    export,
+    inspect_bits,
+    interrupt,
+    list_runs,
+    plugins,
+    profiles,
+    streams,
+    train,
+)
+from amaqctl.cli.typed_wrongly import Commands
 
 app = typer.Typer(
     name="amaqctl",
+    cls=Commands,
     help="Split LoRA fine-tuning over a quantized wire, on bytes that are really sent.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -22,8 +37,12 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compress-trace")(compress_trace.compress_trace)
 app.command("inspect-bits")(inspect_bits.inspect_bits)
+app.command("compare")(compare.compare)
+app.command("runs")(list_runs.list_runs)
+app.command("export")(export.export)
 app.command("plugins")(plugins.plugins)
 app.add_typer(profiles.app, name="profile")
+app.command("doctor")(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -46,10 +65,22 @@ def main() -> None:
     """Entry point of the console script."""
     # Threads that spin while they wait bring a shared machine to a crawl (measured: 30 x).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
-    app()
+    streams.prepare()
+    interrupt.watch()
+    code: str | int | None = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:  # before a command began; each ends its own
+        streams.say(f"error: {interrupt.MESSAGE}")
+        code = 130
+    except OSError as error:  # the help, when stdout is full
+        streams.say(f"error: stdout cannot be written: {error.strerror}")
+        streams.give_up(sys.stdout)
+        code = 7
+    unwritten = streams.finish()
+    sys.exit(code or unwritten)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ def _options_text(data: dict[str, Any]) -> str:
     width = max(20, shutil.get_terminal_size().columns)
     lines = [f"{data['name']}  from {data['from']} {data['version']}", data["summary"], ""]
     for option in options:
-        lines.append(f"{option['option']}: {option['type']}, default {option['default']}")
+        head = f"{option['option']}: {option['type']}, default {option['default']}"
+        lines.append(render.wrap(head, "    "))
         indent = "    "
         lines += textwrap.wrap(
             option["description"], width, initial_indent=indent, subsequent_indent=indent

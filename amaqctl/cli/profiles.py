@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from amaqctl.cli import render
 from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
 from amaqctl.errors import Problem, ProfileError
 from amaqctl.profile import load_profile, profile_schema, shipped_names
@@ -19,8 +20,7 @@ def list_profiles(json: Json = False, quiet: Quiet = False, traceback: Traceback
     """The shipped profiles, with what each is for."""
     with command("amaqctl.profile-list/1", json=json, quiet=quiet, traceback=traceback) as session:
         found = {name: load_profile(name).profile.description or "" for name in shipped_names()}
-        width = max(map(len, found))
-        text = "\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in found.items())
+        text = render.facts(list(found.items()))
         session.result({"profiles": found}, text, "\n".join(found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.panel import Panel
 
 from amaqctl.cli.render import duration, mib, progress_panel, sparkline
+from amaqctl.cli.streams import say
 
 _LINE_SECONDS = 30.0
 _LINE_SHARE = 0.05
@@ -31,7 +32,8 @@ class TrainingProgress:
         self._quiet = quiet
         console = Console(stderr=True)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._uses_panel = console.is_terminal and not quiet
+        # A dumb terminal cannot go back over its lines.
+        self._uses_panel = console.is_terminal and not console.is_dumb_terminal and not quiet
         self._records: list[dict[str, Any]] = []
         self._evaluations: list[tuple[int, float]] = []
         self._total = 0
@@ -46,7 +48,8 @@ class TrainingProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._uses_panel:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # the terminal may have gone away
+                self._live.stop()
 
     def on_start(self, first_step: int, max_steps: int) -> None:
         """Start the clock; time left counts this session's steps only."""
@@ -86,7 +89,7 @@ class TrainingProgress:
 
     def _print(self, line: str) -> None:
         if not self._quiet and not self._uses_panel:
-            print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr)
+            say(f"{time.strftime('%H:%M:%S')} {line}")
 
     def _panel(self) -> Panel:
         record = self._records[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -53,7 +54,7 @@ def table(
     Returns:
         Aligned columns for a terminal, tab-separated lines for a pipe.
     """
-    if not (sys.__stdout__.isatty() if is_terminal is None and sys.__stdout__ else is_terminal):
+    if not _is_terminal(is_terminal):
         return "\n".join("\t".join(row) for row in [header, *rows])
     width = Console().width
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -74,10 +75,48 @@ def table(
     return "\n".join(lines)
 
 
-def facts(rows: Sequence[tuple[str, str]]) -> str:
-    """Name and value a line, names padded to one width."""
+def facts(rows: Sequence[tuple[str, str]], is_terminal: bool | None = None) -> str:
+    """Name and value a line, names padded to one width.
+
+    On a terminal a value that is too long goes on in the next line, below itself; a path or a
+    number is never broken. In a pipe a line stays a line.
+
+    Args:
+        rows: name and value; a row without a name belongs to the one above it.
+        is_terminal: None asks stdout.
+    """
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+    lines = []
+    for name, value in rows:
+        start = f"{name.ljust(width)}  "
+        lines.append(wrap(start + value, " " * len(start), is_terminal).rstrip())
+    return "\n".join(lines)
+
+
+def wrap(text: str, indent: str = "", is_terminal: bool | None = None) -> str:
+    """A line that goes on below itself where a terminal is too narrow; no word is ever broken.
+
+    Args:
+        text: one line; spaces stay as they are.
+        indent: in front of every line but the first.
+        is_terminal: None asks stdout.
+    """
+    if not _is_terminal(is_terminal):
+        return text
+    width = max(Console().width, len(indent) + 20)
+    return "\n".join(
+        textwrap.wrap(
+            text,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def _is_terminal(given: bool | None) -> bool:
+    return bool(sys.__stdout__ and sys.__stdout__.isatty()) if given is None else given
 
 
 def progress_panel(

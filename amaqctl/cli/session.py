@@ -7,6 +7,7 @@ With ``--json`` stdout is exactly one document, on failure too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import sys
@@ -17,7 +18,9 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from amaqctl.errors import AmaqError, ProfileError, ResourceError
+from amaqctl.cli.interrupt import MESSAGE, has_come
+from amaqctl.cli.streams import READER_GONE, give_up, say
+from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result only.")]
@@ -26,6 +29,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the profile; repeatable."),
 ]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -45,39 +50,46 @@ class Session:
     warnings: list[str] = field(default_factory=list)
 
     def result(self, data: dict[str, Any], text: str, bare: str) -> None:
-        """Print the result: the JSON document, the bare value (quiet), or the text."""
+        """Print the result: the JSON document, the bare value (quiet), or the text.
+
+        Raises:
+            ResourceError: stdout cannot take it.
+            typer.Exit: the reader of stdout has gone.
+        """
         if self.json:
             self._print_document(
                 {"ok": True, "data": self._without_nan(data), "warnings": self.warnings}
             )
         else:
-            print(bare if self.quiet else text, file=self.stdout)
+            self._print(bare if self.quiet else text)
 
     def note(self, text: str) -> None:
         """A line for the person at the terminal, on stderr; left out when quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            say(text)
 
     def warn(self, text: str) -> None:
         """A warning: on stderr, and in the JSON document."""
         self.warnings.append(text)
-        print(f"warning: {text}", file=sys.stderr)
+        say(f"warning: {text}")
 
     def failure(self, error: AmaqError) -> None:
         """Print an error: one line, its hint, and in JSON the document."""
         if isinstance(error, ProfileError) and error.problems:
             for problem in error.problems:
-                print(problem, file=sys.stderr)
+                say(_one_line(str(problem)))
         else:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {_one_line(str(error))}")
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            say(f"hint: {_one_line(error.hint)}")
         if self.json:
             body: dict[str, Any] = {"id": error.error_id, "message": error.message}
             body |= {"where": error.where, "hint": error.hint}
             if isinstance(error, ProfileError) and error.problems:
                 body["problems"] = [str(problem) for problem in error.problems]
-            self._print_document({"ok": False, "error": body})
+            # The error itself says how the program ends, not a stdout that cannot be written.
+            with contextlib.suppress(ResourceError, typer.Exit):
+                self._print_document({"ok": False, "error": body})
 
     def failed_check(
         self, data: dict[str, Any], text: str, bare: str, error: AmaqError
@@ -89,14 +101,29 @@ class Session:
         """
         if self.json:
             body = {"id": error.error_id, "message": error.message, "where": error.where}
-            self._print_document({"ok": False, "error": {**body, "hint": error.hint}, "data": data})
+            body["hint"] = error.hint
+            self._print_document({"ok": False, "error": body, "data": self._without_nan(data)})
         else:
-            print(bare if self.quiet else text, file=self.stdout)
-        print(f"error: {error}", file=sys.stderr)
+            self._print(bare if self.quiet else text)
+        say(f"error: {error}")
         raise typer.Exit(error.exit_code)
 
     def _print_document(self, body: dict[str, Any]) -> None:
-        print(json.dumps({"schema": self.schema, **body}, allow_nan=False), file=self.stdout)
+        self._print(json.dumps({"schema": self.schema, **body}, allow_nan=False))
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, file=self.stdout, flush=True)
+        except OSError as error:
+            give_up(self.stdout)
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(READER_GONE) from None
+            raise ResourceError(
+                f"the result cannot be written: {error.strerror}",
+                where="stdout",
+                hint="free some space where stdout goes; what the command made is kept",
+                error_id="RESOURCE-STDOUT",
+            ) from error
 
     def _without_nan(self, value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -133,15 +160,37 @@ def command(schema: str, *, json: bool, quiet: bool, traceback: bool) -> Iterato
 def _as_known_error(error: BaseException) -> AmaqError:
     if isinstance(error, AmaqError):
         return error
-    if isinstance(error, KeyboardInterrupt):
-        stopped = AmaqError("stopped at once; what was saved before is whole")
+    if isinstance(error, KeyboardInterrupt) or has_come():
+        stopped = AmaqError(MESSAGE)
         stopped.exit_code, stopped.error_id = 130, "INTERRUPTED"
         return stopped
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ResourceError(
             "out of memory", hint="lower train.batch_size, or raise train.micro_batches"
         )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return ResourceError(
+            "the disk is full", where=_place(error), hint="free some space, or choose another place"
+        )
+    if isinstance(error, OSError) and error.errno and error.filename is not None:
+        return InputError(
+            f"cannot be read or written: {error.strerror}",
+            where=_place(error),
+            hint="check the path, its kind (file or folder) and its permissions",
+            error_id="INPUT-FILE",
+        )
     return AmaqError(
         f"internal error: {type(error).__name__}: {error}",
         hint="this is a bug in amaqctl; run again with --traceback and report it",
     )
+
+
+def _place(error: OSError) -> str | None:
+    """The path that the error names; one of any length is fit for a line."""
+    place = None if error.filename is None else str(error.filename)
+    return f"{place[:60]}…" if error.errno == errno.ENAMETOOLONG and place else place
+
+
+def _one_line(text: str) -> str:
+    """Names of files may hold line ends; an error is one line."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from amaqctl.cli.dry_run import dry_run as forecast_run
 from amaqctl.cli.render import duration, facts, mib
-from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
+from amaqctl.cli.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.errors import UsageError
 
 
@@ -30,6 +31,9 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", help="Short for --set train.max_steps=N.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what the run would do, and make nothing.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -39,37 +43,63 @@ def train(
     Ends with the adapter in RUN/adapter, which stock PEFT loads, and a report of losses and
     bytes. Ctrl-C saves everything and stops.
     """
-    with command("amaqctl.train/1", json=json, quiet=quiet, traceback=traceback) as session:
+    schema = "amaqctl.dry-run/1" if dry_run else "amaqctl.train/1"
+    with command(schema, json=json, quiet=quiet, traceback=traceback) as session:
         overrides = list(set_ or [])
         if seed is not None:
             overrides.append(f"train.seed={seed}")
         if max_steps is not None:
             overrides.append(f"train.max_steps={max_steps}")
-        if (profile is None) == (resume is None):
-            raise UsageError("give a profile, or --resume RUN", hint="amaqctl profile list")
-        if resume is not None and (out or name or set_ or seed is not None):
-            raise UsageError("--resume takes no change but --max-steps")
-        from amaqctl import build, runs
-        from amaqctl.cli.progress import TrainingProgress
-        from amaqctl.engine.checkpoint import checkpoint_name
-        from amaqctl.profile import load_profile
-
-        session.note("loading …")
-        if resume is not None:
-            built, run, checkpoint = runs.resumed(resume, overrides)
+        _check_arguments(profile, resume, name, bool(out or name or set_ or seed is not None))
+        if dry_run:
+            if profile is None:
+                raise UsageError("--dry-run goes with a profile, not with --resume")
+            forecast_run(session, profile, overrides, out)
         else:
-            assert profile is not None
-            built = build.build(load_profile(profile, overrides))
-            run, checkpoint = runs.new_run(built, out, name), None
-        for reason, count in built.task.num_dropped.items():
-            session.warn(f"{count} rows left out, {reason}")
-        if checkpoint is not None:
-            session.note(f"going on from {checkpoint.name}")
-        with TrainingProgress(run.path.name, quiet) as progress:
-            result = built.trainer(run, progress).train(checkpoint)
-        last = checkpoint_name(built.loaded.profile.train.max_steps)
-        data = {"run": str(run.path), "id": run.run["id"], "checkpoint": last, **result}
-        session.result(data, _report(data), str(run.path))
+            _train(session, profile, resume, overrides, out, name)
+
+
+def _check_arguments(
+    profile: str | None, resume: str | None, name: str | None, is_changed: bool
+) -> None:
+    if (profile is None) == (resume is None):
+        raise UsageError("give a profile, or --resume RUN", hint="amaqctl profile list")
+    if resume is not None and is_changed:
+        raise UsageError("--resume takes no change but --max-steps")
+    if name is not None and Path(name).name != name:
+        raise UsageError(f"--name {name!r}: a name has no '/'", hint="the place is --out's")
+
+
+def _train(
+    session: Session,
+    profile: str | None,
+    resume: str | None,
+    overrides: list[str],
+    out: Path | None,
+    name: str | None,
+) -> None:
+    from amaqctl import build, forecast, runs
+    from amaqctl.cli.progress import TrainingProgress
+    from amaqctl.engine.checkpoint import checkpoint_name
+    from amaqctl.profile import load_profile
+
+    session.note("loading …")
+    if resume is not None:
+        built, run, checkpoint = runs.resumed(resume, overrides, session.warn)
+    else:
+        assert profile is not None
+        built = build.build(load_profile(profile, overrides))
+        forecast.refuse_full_disk(built, out)
+        run, checkpoint = runs.new_run(built, out, name), None
+    for reason, count in built.task.num_dropped.items():
+        session.warn(f"{count} rows left out, {reason}")
+    if checkpoint is not None:
+        session.note(f"going on from {checkpoint.name}")
+    with TrainingProgress(run.path.name, session.quiet) as progress:
+        result = built.trainer(run, progress).train(checkpoint)
+    last = checkpoint_name(built.loaded.profile.train.max_steps)
+    data = {"run": str(run.path), "id": run.run["id"], "checkpoint": last, **result}
+    session.result(data, _report(data), str(run.path))
 
 
 def _report(data: dict[str, Any]) -> str:
@@ -80,17 +110,18 @@ def _report(data: dict[str, Any]) -> str:
         for name in ("accuracy", "exact_match")
         if f"{name}_after" in data
     )
-    bits = "; ".join(
-        f"{role} {data[f'{role}_bits_at_end']:.2f} at the end, "
+    bits = {
+        role: f"{role} {data[f'{role}_bits_at_end']:.2f} at the end, "
         f"{data[f'{role}_bits_over_run']:.2f} over the run"
         for role in ("activation", "gradient")
-    )
+    }
     smaller = raw_bytes / data["wire_bytes"]
     rows = [
         ("run", data["run"]),
         ("status", f"done after {data['steps']} steps, {duration(data['seconds'])}"),
         ("loss", f"{data['loss_before']:.4f} before, {data['loss_after']:.4f} after{scores}"),
-        ("bits", f"{bits} (a value, all bytes counted)"),
+        ("bits", f"{bits['activation']} (a value, all bytes)"),
+        ("", bits["gradient"]),
         ("wire", f"{mib(data['wire_bytes'])} sent; 16 bit: {mib(raw_bytes)} ({smaller:.2f}x)"),
         ("memory", f"{data['peak_memory_mib']} MiB at its peak"),
         ("adapter", f"{data['run']}/adapter"),

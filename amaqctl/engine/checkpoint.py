@@ -94,8 +94,7 @@ def save_checkpoint(
         put_folder_in_place(unfinished, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        cause = error if isinstance(error, OSError) else OSError(0, str(error))
-        raise disk_error(cause, final) from error
+        raise disk_error(error, final) from error
     return final
 
 
@@ -138,16 +137,39 @@ def fault_of(folder: Path) -> str | None:
     return None
 
 
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, torn ones too, oldest first; a folder of another name is not ours."""
+    found = [p for p in folder.glob("step-*") if p.name[5:].isdecimal() and p.is_dir()]
+    return sorted(found, key=step_of)
+
+
 def good_checkpoints(folder: Path) -> list[Path]:
-    """Usable checkpoints of a run, oldest first; a folder of any other name is not ours."""
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
-    found.sort(key=lambda path: int(path.name[5:]))
-    return [path for path in found if path.is_dir() and fault_of(path) is None]
+    """Usable checkpoints of a run, oldest first."""
+    return [path for path in all_checkpoints(folder) if fault_of(path) is None]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps behind a checkpoint, from its name."""
+    return int(checkpoint.name[5:])
+
+
+def identity_of(checkpoint: Path) -> dict[str, Any]:
+    """Which run a good checkpoint was made by; empty when it does not say.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = checkpoint / "trainer.json"
+    try:
+        identity = json.loads(path.read_text("utf-8")).get("identity")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from error
+    return identity if isinstance(identity, dict) else {}
 
 
 def best_checkpoint(checkpoints: Sequence[Path], losses: Mapping[int, float]) -> Path | None:
     """The one with the lowest validation loss; None when none was evaluated at its step."""
-    scored = [(losses[int(p.name[5:])], p) for p in checkpoints if int(p.name[5:]) in losses]
+    scored = [(losses[step_of(p)], p) for p in checkpoints if step_of(p) in losses]
     return min(scored)[1] if scored else None
 
 

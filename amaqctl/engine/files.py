@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +31,10 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
+        raise disk_error(error, path) from error
+    finally:  # gone already if all went well
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise disk_error(error, path) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,13 +73,23 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def disk_error(error: OSError, path: Path) -> ResourceError:
-    """The one-line error for a write that failed."""
-    if error.errno in _FULL:
+def disk_error(error: Exception, path: Path) -> ResourceError:
+    """The one-line error for a write that failed: an OSError, or what safetensors makes of one."""
+    number = error.errno if isinstance(error, OSError) else _errno_in(str(error))
+    if number in _FULL:
         hint = "free some space, or choose another place with output.root or --out"
         return ResourceError("the disk is full", where=str(path), hint=hint)
     hint = "choose another place with output.root or --out"
-    return ResourceError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)
+    why = os.strerror(number) if number else str(error)
+    if number == errno.EEXIST:
+        why = "a file stands where a folder is needed"
+    return ResourceError(f"cannot be written: {why}", where=str(path), hint=hint)
+
+
+def _errno_in(text: str) -> int | None:
+    """The number in ``No space left on device (os error 28)``, as Rust puts it."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
 
 
 def _write_utf8(path: Path, text: str) -> None:

@@ -1,22 +1,31 @@
 """The run folder: who the run is, what it measured, where its checkpoints are.
 
-``run.json`` is rewritten whole; ``metrics.jsonl`` and ``log.txt`` only grow. A folder is never
-reused: one that exists and is not empty is refused.
+``run.json`` is rewritten whole; ``metrics.jsonl`` and ``log.txt`` only grow, but for a torn last
+line, which a resume cuts off. A folder is never reused: one that exists and is not empty is
+refused. One process at a time writes it; the kernel gives the lock back when that process dies.
+
+Rule for readers of ``metrics.jsonl``: a ``resume`` of step S takes back what was recorded before
+it of steps after S; of records with one kind and step the last holds. `RunFolder.metrics` does it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import secrets
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from amaqctl.engine.files import disk_error, write_json, write_text
-from amaqctl.errors import InputError
+from amaqctl.engine.files import disk_error, sync, write_json, write_text
+from amaqctl.errors import InputError, ResumeError
 
 RUN_SCHEMA = "amaqctl.run/1"
+_UNFINISHED = ".tmp-created"
+_FOLDERS_OF_TRAINING = (".", "checkpoints", "bits", "quantizer")
 
 
 def utc_now() -> str:
@@ -36,15 +45,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.run: dict[str, Any] = json.loads((path / "run.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                "not a run folder: no readable run.json",
-                where=str(path),
-                hint="give the folder that `amaqctl train` named at its end",
-                error_id="INPUT-RUN",
-            ) from error
+        self.run: dict[str, Any] = _read_run(path)
+        self._lock: int | None = None
 
     @classmethod
     def create(
@@ -65,7 +67,7 @@ class RunFolder:
         run_id = secrets.token_hex(2)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         path = out or root / f"{name}-{stamp}-{run_id}"
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _is_free(path):
             raise InputError(
                 "exists already; a run is never overwritten",
                 where=str(path),
@@ -76,10 +78,69 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, path) from error
+        (path / _UNFINISHED).touch()  # who dies before run.json is there leaves a free folder
         write_text(path / "profile.yaml", profile_yaml)
         run = {"schema": RUN_SCHEMA, "id": run_id, "name": name, "status": "created"}
         write_json(path / "run.json", {**run, "started": utc_now(), **facts})
+        (path / _UNFINISHED).unlink()
         return cls(path)
+
+    def lock(self) -> None:
+        """Keep other processes from writing here until `unlock`, or until this process ends.
+
+        A second call does nothing. ``run`` is read again, as of now.
+
+        Raises:
+            ResumeError: another process is writing here.
+        """
+        if self._lock is not None:
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ResumeError(
+                f"process {_read_run(self.path).get('pid', 'of another command')} is writing here",
+                where=str(self.path),
+                hint="wait until it has ended, or stop it",
+                error_id="RESUME-BUSY",
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            os.close(handle)
+            self.log(f"the folder could not be locked: {error.strerror}")
+            return
+        self._lock = handle
+        self.run = _read_run(self.path)
+
+    def unlock(self) -> None:
+        """Let other processes write here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def mend(self) -> None:
+        """Clear away what a killed process left half written: files, folders and last lines.
+
+        Only where training writes; an evaluation may be at work in its own folder.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        try:
+            for folder in (self.path / name for name in _FOLDERS_OF_TRAINING):
+                for path in (*folder.glob(".tmp-*"), *folder.glob(".adapter-*")):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for name in ("metrics.jsonl", "log.txt"):
+                if (self.path / name).exists():
+                    _cut_torn_line(self.path / name)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def sync_metrics(self) -> None:
+        """Flush the metrics to disk, so that no checkpoint knows more than they do."""
+        if (self.path / "metrics.jsonl").exists():
+            sync(self.path / "metrics.jsonl")
 
     def update(self, **facts: Any) -> None:
         """Rewrite ``run.json`` with changed facts."""
@@ -98,16 +159,23 @@ class RunFolder:
         self._append("log.txt", f"{utc_now()} {line}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records; of a torn last line nothing."""
+        """The records that hold, by the module's rule; a torn line says nothing."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        records = []
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        holding: dict[tuple[Any, Any], dict[str, Any]] = {}
         for line in lines:
             try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+                record = json.loads(line)
+                key = record["kind"], record["step"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if not (isinstance(key[0], str) and isinstance(key[1], int)):
+                continue
+            if key[0] == "resume":
+                holding = {k: r for k, r in holding.items() if k[1] <= key[1]}
+            holding.pop(key, None)  # its place is that of the last
+            holding[key] = record
+        return list(holding.values())
 
     def _append(self, name: str, text: str) -> None:
         path = self.path / name
@@ -131,6 +199,12 @@ def find_run(text: str, root: Path) -> RunFolder | None:
     Raises:
         InputError: several runs fit.
     """
+    if not text:  # every name begins with it
+        raise InputError(
+            "the name of the run is empty",
+            hint="give the folder that `amaqctl train` named at its end",
+            error_id="INPUT-RUN",
+        )
     if (Path(text) / "run.json").exists():
         return RunFolder(Path(text))
     runs = [path.parent for path in sorted(root.glob("*/run.json"))]
@@ -144,6 +218,36 @@ def find_run(text: str, root: Path) -> RunFolder | None:
             error_id="INPUT-RUN",
         )
     return RunFolder(fitting[0]) if fitting else None
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads((path / "run.json").read_text("utf-8"))
+        if not isinstance(run, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "not a run folder: no readable run.json",
+            where=str(path),
+            hint="give the folder that `amaqctl train` named at its end",
+            error_id="INPUT-RUN",
+        ) from error
+    return run
+
+
+def _is_free(path: Path) -> bool:
+    """Empty, or left by a process that died while it made a run folder of it."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or (_UNFINISHED in names and "run.json" not in names)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off what follows the last line end; a killed process wrote only a part of it."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """The training loop: step, measure, evaluate, save. It knows no profile and prints nothing.
 
 Evaluations and checkpoints fall on the same grid of steps however often a run was stopped, and a
-batch is a pure function of the step, so a resumed run goes exactly where it would have gone.
+batch is a pure function of the step, so a resumed run goes exactly where it would have gone. What
+belongs to a step is on disk before its checkpoint is: a checkpoint in place means all is there.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -19,20 +21,21 @@ import numpy as np
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     best_checkpoint,
+    checkpoint_name,
     good_checkpoints,
     load_optimizers,
     load_weights,
-    quantizer_state,
     save_checkpoint,
+    step_of,
 )
-from amaqctl.engine.engine import Engine, StepResult
+from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
-from amaqctl.engine.files import remove_folder, write_file, write_json
+from amaqctl.engine.files import remove_folder
+from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.stop_signal import StopSignal
 from amaqctl.engine.traffic import Traffic, bits_summary
 from amaqctl.errors import AmaqError, Interrupted
-from amaqctl.model.adapter import save_adapter
 from amaqctl.tasks.batch import batch_at
 from amaqctl.tasks.task import Task
 
@@ -98,6 +101,7 @@ class Trainer:
         self._pad_token_id = pad_token_id
         self._reporter = reporter
         self._evaluations: dict[int, dict[str, float]] = {}
+        self._last_traffic = Traffic()
         self._stop = StopSignal()
 
     def train(self, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -110,28 +114,35 @@ class Trainer:
             The result that `run.json` keeps: losses, bits, bytes, seconds, memory.
 
         Raises:
-            Interrupted: a signal came; everything was saved first.
+            Interrupted: a signal came, and everything was saved; or a second one came.
+            ResumeError: another process is writing into the run folder.
             DivergedError, ResourceError: as named; `run.json` says how the run ended.
         """
         started = time.perf_counter()
+        self._run.lock()
         try:
             with self._stop:
                 return self._train(checkpoint, started)
+        except KeyboardInterrupt as error:
+            number = self._stop.number or signal.SIGINT
+            message = "stopped at once; what was saved before is whole"
+            stopped = Interrupted(message, signal_number=number, hint=self._way_on())
+            self._note_failure(stopped)
+            raise stopped from error
         except BaseException as error:
             self._note_failure(error)
             raise
+        finally:
+            self._run.unlock()
 
     def _train(self, checkpoint: Path | None, started: float) -> dict[str, Any]:
         settings = self._settings
-        first_step = self._restore(checkpoint) if checkpoint else 0
-        self._run.update(status="running", starts=self._run.run.get("starts", 0) + 1)
-        self._run.log(f"training from step {first_step} to {settings.max_steps}")
+        first_step = self._begin(checkpoint)
         self._reporter.on_start(first_step, settings.max_steps)
         if not first_step:
             self._evaluate(0)
-        last: StepResult | None = None
         for step in range(first_step, settings.max_steps):
-            last = self._step(step)
+            self._step(step)
             done = step + 1
             is_last = done == settings.max_steps
             if is_last or done % settings.evaluate_every == 0:
@@ -143,21 +154,49 @@ class Trainer:
                     f"stopped by {signal.Signals(self._stop.number).name} after step {done}; "
                     "everything is saved",
                     signal_number=self._stop.number,
+                    hint=self._way_on(),
                 )
-        assert last is not None
-        return self._finish(last, time.perf_counter() - started)
+        if settings.max_steps not in self._evaluations:  # stopped there, and now told to end there
+            self._evaluate(settings.max_steps)
+        return self._finish(time.perf_counter() - started)
 
-    def _restore(self, checkpoint: Path) -> int:
-        """Load everything a checkpoint holds; returns the number of steps it has behind it."""
+    def _begin(self, checkpoint: Path | None) -> int:
+        """Bring folder and model to where the run goes on; returns the steps behind it."""
+        self._run.mend()
+        starts = self._run.run.get("starts", 0)
+        for name in ("ended", "exit_code"):
+            self._run.run.pop(name, None)
+        first_step = step_of(checkpoint) if checkpoint else 0
+        if checkpoint:
+            self._restore(checkpoint)
+        if checkpoint or starts:
+            drop_later(self._run.path, first_step)
+            saved = self._recorded_saves()
+            source = checkpoint.name if checkpoint else None
+            self._run.record("resume", first_step, checkpoint=source)
+            if checkpoint and first_step not in saved:  # killed between the save and its record
+                self._record_save(first_step)
+        last_step = self._settings.max_steps
+        self._run.update(status="running", pid=os.getpid(), starts=starts + 1, max_steps=last_step)
+        self._run.log(f"training from step {first_step} to {last_step}")
+        return first_step
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Load everything a checkpoint holds."""
         load_weights(checkpoint, self._contents)
         state = load_optimizers(checkpoint, self._engine.stages)
         self._evaluations = {int(step): m for step, m in state["evaluations"].items()}
         self._engine.traffic = Traffic.from_plain(state["traffic"])
         self._engine.evaluation_traffic = Traffic.from_plain(state["evaluation_traffic"])
-        self._run.record("resume", state["step"], checkpoint=checkpoint.name)
-        return int(state["step"])
+        self._last_traffic = Traffic.from_plain(state["last_traffic"])
 
-    def _step(self, step: int) -> StepResult:
+    def _recorded_saves(self) -> set[int]:
+        return {r["step"] for r in self._run.metrics() if r["kind"] == "save"}
+
+    def _way_on(self) -> str:
+        return f"go on with: amaqctl train --resume {self._run.path}"
+
+    def _step(self, step: int) -> None:
         settings = self._settings
         batch = batch_at(
             self._task.train, step, settings.batch_size, settings.seed, self._pad_token_id
@@ -174,8 +213,8 @@ class Trainer:
             seconds=round(time.perf_counter() - started, 4),
             **result.traffic.metrics(),
         )
+        self._last_traffic = result.traffic
         self._reporter.on_step(record)
-        return result
 
     def _evaluate(self, step: int) -> None:
         metrics = self._evaluator.evaluate(step, "quantized")
@@ -189,12 +228,18 @@ class Trainer:
             "evaluations": {str(k): v for k, v in self._evaluations.items()},
             "traffic": self._engine.traffic.to_plain(),
             "evaluation_traffic": self._engine.evaluation_traffic.to_plain(),
+            "last_traffic": self._last_traffic.to_plain(),
+            "identity": self._run.run.get("identity"),
         }
+        save_bits(self._run.path, step, self._engine.stages)
+        self._run.sync_metrics()
         path = save_checkpoint(folder, step, self._contents, state)
-        self._save_bits(f"step-{step:06d}")
-        self._run.record("save", step, path=str(path.relative_to(self._run.path)))
+        self._record_save(step)
         self._reporter.on_save(step, path)
         self._drop_old(folder)
+
+    def _record_save(self, step: int) -> None:
+        self._run.record("save", step, path=f"checkpoints/{checkpoint_name(step)}")
 
     def _drop_old(self, folder: Path) -> None:
         """Keep the newest few and the one with the best evaluation."""
@@ -204,31 +249,16 @@ class Trainer:
             if path != best:
                 remove_folder(path)
 
-    def _save_bits(self, name: str) -> None:
-        widths = {}
-        for stage in self._engine.stages.values():
-            if stage.outgoing is None:
-                continue
-            for channel in (stage.outgoing.activations, stage.outgoing.gradients):
-                allocation = channel.last_allocation
-                if allocation is not None:
-                    place = f"link{channel.address.link}.{channel.address.role}.{allocation.axis}"
-                    widths[place] = allocation.widths_C.numpy()
-        path = self._run.path / "bits" / f"{name}.npz"
-        write_file(path, lambda temporary: _save_npz(temporary, widths))
-
-    def _finish(self, last: StepResult, seconds: float) -> dict[str, Any]:
-        models = [stage.model for _, stage in sorted(self._engine.stages.items())]
-        save_adapter(models, self._run.path / "adapter", self._contents.source, self._contents.lora)
-        self._save_final_quantizers()
-        self._save_bits("final")
+    def _finish(self, seconds: float) -> dict[str, Any]:
         last_step = self._settings.max_steps
+        self._drop_old(self._run.path / "checkpoints")  # a killed process may not have come to it
+        save_outcome(self._run.path, last_step, self._contents)
         before, after = self._evaluations[0], self._evaluations[last_step]
         result = {
             "steps": last_step,
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},
-            **bits_summary(last.traffic, self._engine.traffic),
+            **bits_summary(self._last_traffic, self._engine.traffic),
             "evaluation_bytes": self._engine.evaluation_traffic.total_bytes,
             "seconds": round(seconds, 2),
             "peak_memory_mib": round(peak_memory_mib()),
@@ -238,20 +268,8 @@ class Trainer:
         self._run.update(status="done", ended=utc_now(), exit_code=0, result=result)
         return result
 
-    def _save_final_quantizers(self) -> None:
-        from safetensors.torch import save_file
-
-        folder = self._run.path / "quantizer"
-        state = quantizer_state(self._contents)
-        write_file(folder / "quantizer.safetensors", lambda path: save_file(state, path))
-        options = {
-            place: {"options": quantizer.config.model_dump(mode="json")}  # type: ignore[union-attr, operator]
-            for place, quantizer in self._contents.quantizers().items()
-        }
-        write_json(folder / "options.json", options)
-
     def _note_failure(self, error: BaseException) -> None:
-        status = {6: "diverged", 130: "interrupted", 143: "interrupted"}
+        status = {6: "diverged", 129: "interrupted", 130: "interrupted", 143: "interrupted"}
         code = error.exit_code if isinstance(error, AmaqError) else 1
         code = 130 if isinstance(error, KeyboardInterrupt) else code
         try:
@@ -263,10 +281,10 @@ class Trainer:
 
 def peak_memory_mib() -> float:
     """Peak resident memory of this process in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage counts what the parent had when it forked
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)

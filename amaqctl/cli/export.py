@@ -1,0 +1,132 @@
+"""`amaqctl export`: the adapter for stock PEFT, or the base with the adapter merged in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amaqctl.cli.render import facts, mib
+from amaqctl.cli.session import Json, Quiet, Traceback, command
+
+if TYPE_CHECKING:
+    from amaqctl.exporting import MergeCheck
+    from amaqctl.model.source import ModelSource
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new or empty folder.")],
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of the run.")
+    ] = "last",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write whole merged weights instead of the adapter.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a stock PEFT adapter folder, or, with --merge, the whole model with it merged in.
+
+    Merged weights have the base's type. Before success is reported they are read back and their
+    logits compared with those of the adapter on its base; exit 8 if they differ by more than
+    rounding. The quantizers are a device of training and are not in the export.
+    """
+    with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
+        session.note("loading …")
+        from amaqctl import exporting, runs
+        from amaqctl.model.source import resolve_source
+        from amaqctl.profile import load_profile
+
+        exporting.refuse_target(to)
+        folder = runs.existing_run(run)
+        chosen = runs.choose_checkpoint(folder, checkpoint)
+        model = load_profile(folder.path / "profile.yaml").profile.model
+        source = resolve_source(model.id, model.revision, model.local_files_only)
+        title = f"{folder.path.resolve().name}, {chosen.name}"
+        check: MergeCheck | None = None
+        if merge:
+            session.note("merging and checking …")
+            check = exporting.export_merged(
+                chosen / "adapter", to, source, model.dtype, lambda c: _merged_page(title, c)
+            )
+            if check.max_difference_saved >= check.adapter_effect:
+                session.warn(
+                    f"rounding to {check.dtype} changes the logits as much as the adapter does: "
+                    "use the adapter on its base, or train with model.dtype=float32"
+                )
+        else:
+            exporting.export_adapter(chosen / "adapter", to, source, _adapter_page(title, source))
+        data: dict[str, Any] = {
+            "run": str(folder.path),
+            "step": int(chosen.name[5:]),
+            "to": str(to),
+            "kind": "merged" if merge else "adapter",
+            "base": source.base_model_name,
+            "files": {p.name: p.stat().st_size for p in sorted(to.iterdir())},
+            "check": asdict(check) if check else None,
+        }
+        session.result(data, _text(data, check), str(to))
+
+
+def _text(data: dict[str, Any], check: MergeCheck | None) -> str:
+    files = data["files"]
+    rows = [
+        ("from", f"{data['run']}, step {data['step']}"),
+        ("base", data["base"]),
+        ("to", f"{data['to']}: {len(files)} files, {mib(sum(files.values()))}"),
+    ]
+    if check is not None:
+        rows.append(("check", _check_text(check)))
+    return facts(rows)
+
+
+def _check_text(check: MergeCheck) -> str:
+    text = (
+        f"logits differ by {check.max_difference_saved:.2g} at most "
+        f"(allowed {check.tolerance_saved:.2g}, largest logit {check.largest_logit:.3g}, "
+        f"the adapter changes them by up to {check.adapter_effect:.2g})"
+    )
+    if check.dtype != "float32":
+        text += f"; before rounding to {check.dtype} by {check.max_difference:.2g}"
+    return text
+
+
+def _adapter_page(title: str, source: ModelSource) -> str:
+    revision = "" if source.revision is None else f', revision="{source.revision}"'
+    return f"""# LoRA adapter
+
+From the amaqctl run {title}. Base model: `{source.base_model_name}`.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{source.base_model_name}"{revision})
+model = PeftModel.from_pretrained(base, "THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+
+It was trained with the model divided and quantized messages between the parts. Loaded like this
+nothing is quantized: this is the clean path that `amaqctl eval --boundary clean` scores.
+"""
+
+
+def _merged_page(title: str, check: MergeCheck) -> str:
+    return f"""# Merged model
+
+From the amaqctl run {title}: the base weights with the LoRA adapter merged in, as {check.dtype}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+
+Checked against the adapter on its base, on {check.num_logits} logits in float32 arithmetic:
+{_check_text(check)}.
+"""

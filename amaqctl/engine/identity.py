@@ -1,0 +1,72 @@
+"""Which run a checkpoint belongs to: what must be the same for it to be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from amaqctl.engine.stage import Stage
+
+_SAMPLES = 64
+
+
+def weights_digest(stages: Mapping[int, Stage]) -> str:
+    """SHA-256 over the frozen weights: every name, dtype and shape, and values of each tensor.
+
+    Up to 64 evenly spaced values a tensor are looked at, which tells models apart and costs
+    milliseconds where reading every value costs seconds.
+    """
+    digest = hashlib.sha256()
+    for index, stage in sorted(stages.items()):
+        for name, parameter in sorted(stage.model.named_parameters()):
+            if parameter.requires_grad:
+                continue
+            digest.update(f"{index}/{name} {parameter.dtype} {tuple(parameter.shape)} ".encode())
+            flat = parameter.detach().reshape(-1)
+            num_samples = min(_SAMPLES, flat.numel())
+            last = max(flat.numel() - 1, 0)
+            places = [i * last // max(num_samples - 1, 1) for i in range(num_samples)]
+            values = flat[torch.tensor(places, dtype=torch.int64, device=flat.device)]
+            digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def quantizer_options(stages: Mapping[int, Stage]) -> dict[str, Any]:
+    """Name and full options, defaults included, of the quantizer of each channel sent here."""
+    found: dict[str, Any] = {}
+    for _, stage in sorted(stages.items()):
+        if stage.outgoing is None:
+            continue
+        for channel in (stage.outgoing.activations, stage.outgoing.gradients):
+            config = channel.quantizers.sender.config
+            place = f"link{channel.address.link}.{channel.address.role}"
+            options = config.model_dump(mode="json")
+            found[place] = {"name": channel.quantizers.name, "options": options}
+    return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, one entry a key: ``profile.lora.r: 8 then, 4 now``."""
+    before, after = dict(_flat(then, "")), dict(_flat(now, ""))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        f"{key}: {_shown(before, key)} then, {_shown(after, key)} now"
+        for key in keys
+        if _shown(before, key) != _shown(after, key)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"

@@ -1,0 +1,241 @@
+"""A run's adapter as a folder that stock tools load, or merged into the base weights.
+
+A folder appears whole or not at all. Merging is checked in three parts, so that rounding to a
+16-bit type cannot hide a wrong merge: the merge itself is done and compared in float32; what is
+saved is exactly those weights rounded to the base's type; and the logits of the saved model stay
+within what that rounding explains.
+
+Shapes: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from amaqctl.engine.files import disk_error, put_folder_in_place
+from amaqctl.errors import CheckError, InputError
+from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE
+from amaqctl.model.quiet import no_progress_bar
+from amaqctl.model.source import ModelSource, load_config, load_tokenizer, reading
+from amaqctl.quantizer import DTYPES
+
+# Largest difference of a logit that passes, as a share of the largest logit. Float32 leaves only
+# the order of additions, (W + s B A) x against W x + s B (A x). In a 16-bit type every merged
+# weight is rounded by up to 2^-9 (bfloat16) or 2^-12 (float16) of itself, block after block.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+_PROBE_SHAPE = (2, 32)
+
+
+@dataclass(frozen=True)
+class MergeCheck:
+    """How far the merged model is from the adapter on its base; both computed in float32.
+
+    Args:
+        dtype: of the saved weights.
+        max_difference: largest difference of a logit, float32 merge.
+        max_difference_saved: the same with the saved weights, rounded to ``dtype``.
+        largest_logit: by absolute value.
+        adapter_effect: largest difference of a logit that the adapter itself makes on its base.
+        tolerance, tolerance_saved: what the two may be, as logits.
+        num_logits: how many were compared.
+    """
+
+    dtype: str
+    max_difference: float
+    max_difference_saved: float
+    largest_logit: float
+    adapter_effect: float
+    tolerance: float
+    tolerance_saved: float
+    num_logits: int
+
+
+def refuse_target(folder: Path) -> None:
+    """Raise unless ``folder`` is new or empty.
+
+    Raises:
+        InputError: it holds something, or is no folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            "exists already and is not empty; nothing is overwritten",
+            where=str(folder),
+            hint="choose another --to",
+            error_id="INPUT-EXPORT-EXISTS",
+        )
+
+
+def export_adapter(adapter: Path, folder: Path, source: ModelSource, readme: str) -> None:
+    """Write the stock PEFT folder: configuration, weights, tokenizer files and ``README.md``.
+
+    Raises:
+        InputError: ``folder`` is not empty, or the tokenizer cannot be read.
+        ResourceError: it cannot be written; nothing is left.
+    """
+    tokenizer = load_tokenizer(source)
+
+    def write(unfinished: Path) -> None:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(adapter / name, unfinished / name)
+        tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(readme, encoding="utf-8")
+
+    _whole_or_nothing(folder, write)
+
+
+def export_merged(
+    adapter: Path,
+    folder: Path,
+    source: ModelSource,
+    dtype: str,
+    readme: Callable[[MergeCheck], str],
+) -> MergeCheck:
+    """Write the base with the adapter merged in, as safetensors of ``dtype``, and check it.
+
+    Args:
+        adapter: stock PEFT folder.
+        dtype: of the base weights, as in ``model.dtype``.
+        readme: text of ``README.md``, given what the check found.
+
+    Raises:
+        InputError: ``folder`` is not empty, or model or adapter cannot be read.
+        CheckError: the merged model does not do what the adapter on its base does.
+        ResourceError: it cannot be written. Nothing is left in any of these cases.
+    """
+    tokenizer = load_tokenizer(source)
+    with torch.no_grad(), no_progress_bar(), torch.random.fork_rng(devices=[]):
+        logits, model = _merged(adapter, source, dtype)
+        checks: list[MergeCheck] = []
+
+        def write(unfinished: Path) -> None:
+            model.to(DTYPES[dtype]).save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            saved_BTV = _logits_of_saved(unfinished, model, dtype)
+            checks.append(_checked(logits, saved_BTV, dtype))
+            (unfinished / "README.md").write_text(readme(checks[0]), encoding="utf-8")
+
+        _whole_or_nothing(folder, write)
+    return checks[0]
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """Of the base, of the adapter on it, and of the merged model; float32."""
+
+    base_BTV: Tensor
+    adapted_BTV: Tensor
+    merged_BTV: Tensor
+
+
+def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[_Logits, Any]:
+    """The logits and the merged model, in float32."""
+    load_config(source)
+    with reading(source, "weights"):
+        base = AutoModelForCausalLM.from_pretrained(
+            source.folder_or_hub_id,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            **source.hub_arguments,
+        )
+    base = base.eval().float()  # after rounding to the type that was trained on
+    base_BTV = _probe(base)
+    adapted = _adapted(base, adapter)
+    adapted_BTV = _probe(adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    return _Logits(base_BTV, adapted_BTV, _probe(merged)), merged
+
+
+def _adapted(base: Any, adapter: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # peft asks the model for a name that transformers has deprecated.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return PeftModel.from_pretrained(base, str(adapter)).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        lines = str(error).strip().splitlines()
+        raise InputError(
+            f"the adapter cannot be put on its base: {lines[0] if lines else error!r}",
+            where=str(adapter),
+            error_id="INPUT-ADAPTER",
+        ) from error
+
+
+def _logits_of_saved(folder: Path, rounded: Any, dtype: str) -> Tensor:
+    """Logits, in float32 arithmetic, of what is on disk, which must be ``rounded`` exactly."""
+    saved = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
+    )
+    written, read = rounded.state_dict(), saved.state_dict()
+    wrong = [n for n in written if n not in read or not torch.equal(written[n], read[n])]
+    if wrong or len(written) != len(read):
+        raise CheckError(
+            f"{len(wrong)} saved weights are not those that were merged", error_id="CHECK-MERGE"
+        )
+    return _probe(saved.eval().float())
+
+
+def _probe(model: Any) -> Tensor:
+    """Logits of fixed random tokens, ``(B, T, V)``; of equal models they are equal."""
+    vocabulary = int(model.config.vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    ids_BT = torch.randint(vocabulary, _PROBE_SHAPE, generator=generator)
+    most = getattr(model.config, "max_position_embeddings", None) or ids_BT.shape[1]
+    logits_BTV: Tensor = model(input_ids=ids_BT[:, :most], use_cache=False).logits
+    return logits_BTV
+
+
+def _checked(logits: _Logits, saved_BTV: Tensor, dtype: str) -> MergeCheck:
+    expected_BTV = logits.adapted_BTV
+    largest = float(expected_BTV.abs().max())
+    check = MergeCheck(
+        dtype=dtype,
+        max_difference=float((logits.merged_BTV - expected_BTV).abs().max()),
+        max_difference_saved=float((saved_BTV - expected_BTV).abs().max()),
+        largest_logit=largest,
+        adapter_effect=float((logits.base_BTV - expected_BTV).abs().max()),
+        tolerance=TOLERANCES["float32"] * largest,
+        tolerance_saved=TOLERANCES[dtype] * largest,
+        num_logits=expected_BTV.numel(),
+    )
+    for found, allowed, part in (
+        (check.max_difference, check.tolerance, "merging"),
+        (check.max_difference_saved, check.tolerance_saved, f"rounding to {dtype}"),
+    ):
+        if not found <= allowed:  # NaN fails too
+            raise CheckError(
+                f"{part} changes a logit by {found:.3g}, more than {allowed:.3g}",
+                hint="export without --merge, and load the adapter on its base",
+                error_id="CHECK-MERGE",
+            )
+    return check
+
+
+def _whole_or_nothing(folder: Path, write: Callable[[Path], None]) -> None:
+    refuse_target(folder)
+    unfinished = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex}")
+    try:
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        if folder.exists():
+            folder.rmdir()  # empty, or this fails
+        put_folder_in_place(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        cause = error if isinstance(error, OSError) else OSError(0, str(error))
+        failure = disk_error(cause, folder)
+        failure.hint = "free some space, or choose another place with --to"
+        raise failure from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
