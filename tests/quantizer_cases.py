@@ -9,6 +9,7 @@ from typing import Any
 from amaqctl import registry
 from amaqctl.quantizer import Quantizer, Role, Site
 
+# Beside the defaults: what changes the code that runs, not merely a number.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fixed": [
         {"bits": 1},
