@@ -22,6 +22,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
+def listen_to_interrupts() -> None:
+    """A shell's background job, as CI may be, starts its children with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def shell(line: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run by bash; `amaqctl` in the line is this package's."""
     line = line.replace("amaqctl ", " ".join(AMAQCTL) + " ")
@@ -102,10 +107,11 @@ def test_ctrl_c_while_loading_is_one_line(tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment(),
+        preexec_fn=listen_to_interrupts,
     ) as process:
         assert process.stderr.readline() == "loading …\n"
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate()
+        out, error = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert error == "error: stopped at once; what was saved before is whole\n"
     assert list(tmp_path.iterdir()) == []
