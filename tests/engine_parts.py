@@ -9,6 +9,7 @@ import torch
 
 from amaqctl import registry
 from amaqctl.engine.engine import Engine
+from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.cut import Cuts, stage_ranges
@@ -90,6 +91,7 @@ def engine_of(
             outgoing=links[index] if index < len(links) else None,
             optimizer=torch.optim.AdamW(groups, lr=LR) if groups else None,
             lora_parameters=weights,
+            learning_rate=LearningRate(LR, "constant", 0, 1),
             max_grad_norm=None,
             dropout_seed=SEED,
         )

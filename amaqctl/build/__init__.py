@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, num_positions
+from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, learning_rate, num_positions
 from amaqctl.build.parts import Part, Parts, resolve_parts
 from amaqctl.engine.checkpoint import CheckpointContents
 from amaqctl.engine.engine import Engine
@@ -56,7 +56,7 @@ class Built:
             max_steps=profile.train.max_steps,
             batch_size=profile.train.batch_size,
             seed=profile.train.seed,
-            lr=profile.optimizer.lr,
+            learning_rate=learning_rate(loaded),
             evaluate_every=profile.eval.every,
             save_every=profile.checkpoint.every,
             keep_last=profile.checkpoint.keep_last,

@@ -8,6 +8,7 @@ import torch
 
 from amaqctl.build.parts import Part, Parts
 from amaqctl.engine.engine import Engine
+from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.lora import lora_parameters
@@ -29,6 +30,14 @@ def num_positions(loaded: LoadedProfile, task: Task) -> int:
         prompt = max(example.prompt_length for example in task.validation)
         longest = max(longest, prompt + task.max_new_tokens)
     return -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+def learning_rate(loaded: LoadedProfile) -> LearningRate:
+    """The learning rate of the LoRA weights, by step."""
+    optimizer = loaded.profile.optimizer
+    return LearningRate(
+        optimizer.lr, optimizer.schedule, optimizer.warmup_steps, loaded.profile.train.max_steps
+    )
 
 
 def connect(loaded: LoadedProfile, parts: Parts, task: Task, models: list[StageModel]) -> Engine:
@@ -82,6 +91,7 @@ def _stage(
         outgoing=outgoing,
         optimizer=torch.optim.AdamW(groups) if groups else None,
         lora_parameters=weights,
+        learning_rate=learning_rate(loaded),
         max_grad_norm=profile.train.max_grad_norm,
         dropout_seed=profile.train.seed,
     )

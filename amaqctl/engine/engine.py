@@ -99,7 +99,7 @@ class Engine:
                 loss += self._run(action, parts[action.micro_batch], step, batch.num_loss_tokens)
         norms = tuple(stage.gradient_norm(step) for stage in self.stages.values())
         for stage, norm in zip(self.stages.values(), norms, strict=True):
-            stage.update(norm)
+            stage.update(norm, step)
         self.traffic.include(self._step_traffic)
         return StepResult(loss, norms, self._step_traffic)
 

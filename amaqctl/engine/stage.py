@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amaqctl.bits import BitAllocation
+from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Link, Received
 from amaqctl.errors import DivergedError, WireError
 from amaqctl.model.stage_model import StageModel
@@ -45,8 +46,10 @@ class Stage:
     Args:
         model: the stage's modules, LoRA attached.
         incoming, outgoing: links before and after; None at the ends of the model.
-        optimizer: over the LoRA weights and the gates of outgoing quantizers.
+        optimizer: over the LoRA weights, if there are any its first group, and the gates of
+            outgoing quantizers.
         lora_parameters: what the gradient norm is taken over.
+        learning_rate: of the LoRA weights.
         max_grad_norm: clip this stage's LoRA gradient at this norm; None for no clip. A norm over
             all stages would need scalars to cross the wire.
         dropout_seed: makes dropout, the adapter's and the model's own, a function of (seed, step,
@@ -61,6 +64,7 @@ class Stage:
         outgoing: Link | None,
         optimizer: torch.optim.Optimizer | None,
         lora_parameters: list[nn.Parameter],
+        learning_rate: LearningRate,
         max_grad_norm: float | None,
         dropout_seed: int,
     ) -> None:
@@ -69,6 +73,7 @@ class Stage:
         self.outgoing = outgoing
         self.optimizer = optimizer
         self._lora_parameters = lora_parameters
+        self._learning_rate = learning_rate
         self._max_grad_norm = max_grad_norm
         self._dropout_seed = dropout_seed
         self._in_flight: dict[int, _InFlight] = {}
@@ -153,17 +158,20 @@ class Stage:
             )
         return norm
 
-    def update(self, norm: float) -> None:
+    def update(self, norm: float, step: int) -> None:
         """Clip at ``max_grad_norm``, apply the optimizer, clear gradients.
 
         Args:
             norm: from `gradient_norm`.
+            step: from 0, for the learning rate of the LoRA weights; gates keep theirs.
         """
         if self.optimizer is None:
             return
         limit = self._max_grad_norm
         if limit is not None and norm > limit:
             nn.utils.clip_grads_with_norm_(self._lora_parameters, limit, torch.tensor(norm))
+        if self._lora_parameters:
+            self.optimizer.param_groups[0]["lr"] = self._learning_rate.at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -31,6 +31,7 @@ from amaqctl.engine.checkpoint import (
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.files import remove_folder
+from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.stop_signal import StopSignal
@@ -47,7 +48,7 @@ class TrainSettings:
     max_steps: int
     batch_size: int
     seed: int
-    lr: float
+    learning_rate: LearningRate
     evaluate_every: int
     save_every: int
     keep_last: int
@@ -207,7 +208,7 @@ class Trainer:
             "train",
             step + 1,
             loss=result.loss,
-            lr=settings.lr,
+            lr=settings.learning_rate.at(step),
             grad_norm=float(np.linalg.norm(result.grad_norms)),
             tokens=sum(batch.lengths),
             seconds=round(time.perf_counter() - started, 4),

@@ -60,6 +60,8 @@ Text = Annotated[str, Field(min_length=1), _needs("text")]
 OptionalText = Annotated[str | None, _needs("text or null")]
 Flag = Annotated[bool, _needs("true or false")]
 Count = Annotated[int, Field(ge=1), _needs("whole number >= 1")]
+CountFromZero = Annotated[int, Field(ge=0), _needs("whole number >= 0")]
+Schedule = Annotated[Literal["constant", "linear"], _needs("constant or linear")]
 Seed = Annotated[int, Field(ge=0, lt=2**32), _needs("whole number from 0 to 4294967295")]
 Positive = Annotated[float, Field(gt=0), _needs("number > 0")]
 NotNegative = Annotated[float, Field(ge=0), _needs("number >= 0")]
@@ -150,6 +152,13 @@ class OptimizerSection(Section):
     """AdamW and its learning rates."""
 
     lr: Positive = Field(default=2e-4, description="Adapter learning rate, per optimizer step.")
+    schedule: Schedule = Field(
+        default="constant",
+        description="constant, or linear: lr falls to 0 at the end of the run.",
+    )
+    warmup_steps: CountFromZero = Field(
+        default=0, description="Optimizer steps over which lr rises from 0."
+    )
     quantizer_lr: NotNegative = Field(
         default=1e-1,
         description="Learning rate of quantizer parameters, per optimizer step.",

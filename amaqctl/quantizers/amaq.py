@@ -23,6 +23,8 @@ Ours (each an option; `mode: budget`, the default):
   error of every channel at every width, the widths with the least harm E[g_c²] · D_c(b);
 - centre: the channel mean is subtracted before the grid (and is all that a 0-bit channel sends);
 - scale for each channel, token, or channel x token;
+- prompt ranges: the tokens that a cached generation adds to its prompt reuse the prompt's ranges
+  and means, which would cost a message of one token more than its codes;
 - clip: the range of a channel is the one with the least squared error, or k times its mean
   magnitude, or (null) its largest magnitude.
 
@@ -47,6 +49,7 @@ from amaqctl.quantizer import (
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.amaq_config import AmaqConfig
 from amaqctl.quantizers.mixed_grid import MixedGrid
+from amaqctl.quantizers.prompt_ranges import PromptRanges
 
 
 class AmaqQuantizer(Quantizer):
@@ -79,6 +82,7 @@ class AmaqQuantizer(Quantizer):
             clip=config.clip,
             scale_dtype=config.scale_dtype,
         )
+        self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: tuple[tuple[int, int], Tensor] | None = None
         self._residual_BTC: Tensor | None = None
 
@@ -91,7 +95,9 @@ class AmaqQuantizer(Quantizer):
         self._calibrate_when_due(context)
         columns = self._columns(x, context)
         allocation = BitAllocation(self._widths_at(context)[columns], self.config.axis)
-        quantized, value_range_K, unclipped = self._grid.encode(x, allocation)
+        known = self._prompt.known(allocation, context)
+        quantized, value_range_K, unclipped = self._grid.encode(x, allocation, known)
+        self._prompt.notice(quantized, context)
         if context.training:
             decoded = self._grid.decode(quantized)
             residual = x.to(torch.float32) - decoded.to(torch.float32)
@@ -103,8 +109,14 @@ class AmaqQuantizer(Quantizer):
         return quantized
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
-        """x̂ = code · s (+ channel mean); widths come from the message."""
-        return self._grid.decode(quantized)
+        """x̂ = code · s (+ channel mean); widths come from the message.
+
+        Raises:
+            QuantizationError: a message goes on from a prompt that never came.
+        """
+        whole = self._prompt.completed(quantized, context)
+        self._prompt.notice(quantized, context)
+        return self._grid.decode(whole)
 
     def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
         """x, with the derivative of x̂ by the widths, hence by the gates, attached."""

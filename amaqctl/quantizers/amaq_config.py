@@ -15,6 +15,7 @@ _PAPER = {
     "min_bits": 3,
     "beta": 1.0,
     "target_bits": None,
+    "prompt_ranges": False,
 }
 
 
@@ -66,6 +67,11 @@ class AmaqConfig(QuantizerConfig):
         description="range of a channel: search (least squared error), a number (that many "
         "times its mean magnitude), or null (its largest magnitude)",
     )
+    prompt_ranges: bool = Field(
+        True,
+        description="tokens of a cached generation reuse the ranges and means of its prompt; "
+        "only with axis: channel and scale: channel, and not in paper mode",
+    )
     scale_dtype: ScaleDtype = Field(
         "bfloat16", description="dtype in which ranges and means are sent"
     )
@@ -79,6 +85,7 @@ class AmaqConfig(QuantizerConfig):
         if data.get("axis") == "position" or data.get("scale", "channel") != "channel":
             defaults.setdefault("min_bits", 2)
             defaults["clip"] = None
+            defaults["prompt_ranges"] = False
         highest = data.get("max_bits")
         if isinstance(highest, int) and 0 < highest < 8:
             defaults["start_bits"] = float(highest)
@@ -100,6 +107,8 @@ class AmaqConfig(QuantizerConfig):
             raise ValueError("clip limits the range of a channel, and scale: token has none")
         if self.clip == "search" and (self.scale != "channel" or self.axis == "position"):
             raise ValueError("clip: search needs axis: channel and scale: channel")
+        if self.prompt_ranges and (self.scale != "channel" or self.axis == "position"):
+            raise ValueError("prompt_ranges needs axis: channel and scale: channel")
         for name in ("target_bits", "start_bits") if self.mode == "budget" else ():
             if not self.min_bits <= getattr(self, name) <= self.max_bits:
                 raise ValueError(f"{name} must lie between min_bits and max_bits")

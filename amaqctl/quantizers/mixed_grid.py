@@ -42,22 +42,27 @@ class MixedGrid:
     scale_dtype: ScaleDtype
 
     def encode(
-        self, x: Tensor, allocation: BitAllocation
+        self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
     ) -> tuple[QuantizedTensor, Tensor, Tensor | None]:
         """Quantize ``x`` (…, T, C) in the given widths.
+
+        Args:
+            known: means and ranges that the receiver has from an earlier message of the same
+                widths; they are used, and not sent again.
 
         Returns:
             The quantized tensor; the largest range of each column (K,), float32; and where values
             were not clipped, 1.0 or 0.0 in the shape of x (None without a clip).
         """
         values_BTC = _as_BTC(x)
-        side: dict[str, Tensor] = {}
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        mean_C = self._mean(values_BTC, is_token_BT1, allocation)
-        if mean_C is not None:
-            side["mean"] = mean_C
-            values_BTC = (values_BTC - self._spread_mean(mean_C, allocation)) * is_token_BT1
-        side.update(self._ranges(values_BTC, is_token_BT1, allocation))
+        side = dict(known or {})
+        if known is None:
+            side.update(self._mean(values_BTC, is_token_BT1, allocation))
+        if "mean" in side:
+            values_BTC = (values_BTC - self._spread_mean(side["mean"], allocation)) * is_token_BT1
+        if known is None:
+            side.update(self._ranges(values_BTC, is_token_BT1, allocation))
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         matrix_RK = self._to_matrix(values_BTC)
         codes = encode(matrix_RK, step_size(range_RK, allocation), allocation)
@@ -69,7 +74,8 @@ class MixedGrid:
             unclipped = self._from_matrix(is_unclipped_RK.float(), values_BTC.shape)
             unclipped = unclipped.reshape(x.shape)
         peak_K = _amax(range_RK.expand(-1, allocation.num_columns), 0)
-        return QuantizedTensor(tuple(x.shape), x.dtype, codes, side), peak_K, unclipped
+        sent = side if known is None else {}
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent), peak_K, unclipped
 
     def distortion(self, x: Tensor, bits: int) -> Tensor:
         """Mean squared error of each column (K,) if all columns had ``bits`` bits, float32."""
@@ -93,15 +99,17 @@ class MixedGrid:
             values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
         return restored(values_BTC, quantized)
 
-    def _mean(self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation) -> Tensor | None:
+    def _mean(
+        self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
+    ) -> dict[str, Tensor]:
         """Means of the channels that need one: all when centring, else those of width 0."""
-        if self.center or (self.axis == "channel" and bool((allocation.widths_C == 0).any())):
-            count = is_token.sum().clamp(min=1)
-            mean_C = x_BTC.sum((0, 1)) / count
-            if not self.center:
-                mean_C = mean_C[(allocation.widths_C == 0).to(mean_C.device)]
-            return side_values(mean_C, self.scale_dtype)
-        return None
+        is_empty_C = allocation.widths_C == 0
+        if not self.center and (self.axis == "position" or not bool(is_empty_C.any())):
+            return {}
+        mean_C = x_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
+        if not self.center:
+            mean_C = mean_C[is_empty_C.to(mean_C.device)]
+        return {"mean": self._sent(mean_C)}
 
     def _spread_mean(self, mean: Tensor, allocation: BitAllocation) -> Tensor:
         """Means as they are subtracted and added: (C,), zero for channels that have none."""

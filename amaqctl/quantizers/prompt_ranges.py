@@ -1,0 +1,69 @@
+"""Ranges and means that a cached generation takes over from its prompt (ours).
+
+A message of one new token would need a range and a mean of 16 bits for every channel, ten times
+what its codes take, and a range of one value is no quantization at all. Both ends already hold
+the prompt in their key-value caches; here they hold its side values too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation
+from amaqctl.errors import QuantizationError
+from amaqctl.quantizer import QuantizedTensor, TensorContext
+
+
+class PromptRanges:
+    """One end's memory of the last prompt. Both ends see the same messages, so both hold the same.
+
+    Args:
+        is_on: off, every message carries its own side values.
+    """
+
+    def __init__(self, is_on: bool) -> None:
+        self._is_on = is_on
+        self._prompt: QuantizedTensor | None = None
+
+    def known(
+        self, allocation: BitAllocation, context: TensorContext
+    ) -> Mapping[str, Tensor] | None:
+        """Side values that need not be sent with a tensor of these widths, or None."""
+        if not _goes_on(context) or self._prompt is None:
+            return None
+        return self._prompt.side if self._has_widths(allocation) else None
+
+    def notice(self, quantized: QuantizedTensor, context: TensorContext) -> None:
+        """Keep the side values of a prompt."""
+        if self._is_on and not context.training and quantized.side:
+            self._prompt = quantized
+
+    def completed(self, quantized: QuantizedTensor, context: TensorContext) -> QuantizedTensor:
+        """The message with the side values that it left out.
+
+        Raises:
+            QuantizationError: no prompt came before it, or one of other widths.
+        """
+        if quantized.side or not self._is_on or not _goes_on(context):
+            return quantized
+        assert quantized.codes is not None
+        if self._prompt is None or not self._has_widths(quantized.codes.allocation):
+            raise QuantizationError(
+                "a message goes on from a prompt that did not come",
+                where=f"link {context.link} {context.role} step {context.step}",
+                hint="send the prompt again: later tokens have the ranges of their prompt",
+            )
+        return replace(quantized, side=self._prompt.side)
+
+    def _has_widths(self, allocation: BitAllocation) -> bool:
+        assert self._prompt is not None
+        assert self._prompt.codes is not None
+        return torch.equal(self._prompt.codes.allocation.widths_C, allocation.widths_C)
+
+
+def _goes_on(context: TensorContext) -> bool:
+    return not context.training and context.first_position > 0
