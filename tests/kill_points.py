@@ -40,7 +40,7 @@ QUANTIZERS = {
     "fixed": "{name: fixed, options: {bits: 4, rounding: stochastic}}",
     "group": "{name: group, options: {bits: 4}}",
     "aq-sgd": "{name: aq-sgd, options: {bits: 4}}",
-    "amaq": "{name: amaq, options: {target_bits: 3, start: water-filling, calibration_steps: 3}}",
+    "amaq": "{name: amaq, options: {target_bits: 3, memory: 0.5}}",
 }
 NUM_STEPS = 10
 CLOCKS = {"time", "seconds", "peak_memory_mib"}

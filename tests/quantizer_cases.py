@@ -27,11 +27,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "amaq": [
         {"mode": "paper"},
-        {"target_bits": 2.5, "calibration_steps": 1, "fall": 0.5, "clip": 3.0},
-        {"axis": "position", "start": "flat", "target_bits": 3.0},
-        {"scale": "token", "center": False, "target_bits": 5.0, "start": "flat"},
+        {"target_bits": 2.5, "fall": 0.5, "clip": 3.0},
+        {"axis": "position", "allocation": "learned", "target_bits": 3.0},
+        {"scale": "token", "center": False, "target_bits": 5.0, "allocation": "learned"},
         {"scale": "channel-token", "scale_dtype": "float32"},
-        {"start": "flat", "target_bits": 1.0, "center": False},
+        {"allocation": "learned", "target_bits": 1.0, "center": False},
     ],
 }
 NUM_POSITIONS, NUM_SAMPLES, NUM_CHANNELS = 24, 8, 12

@@ -217,6 +217,55 @@ def test_a_difference_is_refused(folder, key):
     assert ";" not in error["message"]
 
 
+def spelled(train: object, validation: object = 0.05) -> dict[str, object]:
+    return {"name": "text", "options": {"train": train, "validation": validation}}
+
+
+def test_the_spelling_of_a_data_file_is_no_difference(folder):
+    make_run(folder / "first", activation=AMAQ, task=spelled("rows.jsonl"))
+    make_run(folder / "second", activation=FIXED, task=spelled(["/data/rows.jsonl"]))
+    result = run("first", "second", "--json")
+    assert result.exit_code == 0, result.stderr
+    same = json.loads(result.stdout)["data"]["same"]
+    assert same["task.options.validation"] == 0.05
+    assert "task.options.train" not in same
+
+
+def test_other_data_is_a_difference_whatever_its_file_is_called(folder):
+    make_run(folder / "first", activation=AMAQ, task=spelled("a.txt"))
+    make_run(folder / "second", activation=FIXED, task=spelled("a.txt"), fingerprint="ab" * 32)
+    make_run(folder / "third", activation=NONE, task=spelled("b.txt"), fingerprint="cd" * 32)
+    data = "the runs differ in more than quantizers and seed: data.fingerprint: "
+    assert failure("first", "second")["message"] == (
+        f"{data}9b1e9b1e9b1e in first but abababababab in second"
+    )
+    assert failure("first", "third")["message"] == (
+        f"{data}9b1e9b1e9b1e in first but cdcdcdcdcdcd in third; "
+        'task.options.train: "a.txt" in first but "b.txt" in third'
+    )
+
+
+def test_a_fraction_held_out_is_not_a_file(folder):
+    make_run(folder / "first", activation=AMAQ, task=spelled("a.txt", 0.05))
+    make_run(folder / "second", activation=FIXED, task=spelled("a.txt", 0.1))
+    assert "task.options.validation: 0.05 in first but 0.1" in failure("first", "second")["message"]
+
+
+def test_real_runs_over_one_file_by_two_paths_are_compared(tmp_path):
+    rows = [{"q": f"What comes after {i}?", "a": str(i + 1)} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "link").symlink_to(tmp_path)
+    tiny = ["model.id=tiny", "train.batch_size=2", "eval.max_examples=2", "train.max_steps=1"]
+    for name, path in (("none", "rows.jsonl"), ("fixed", str(tmp_path / "link" / "rows.jsonl"))):
+        options = f"{{train: {path}, prompt: q, completion: a}}"
+        task = f"task={{name: prompt-completion, options: {options}}}"
+        settings = [*tiny, task, f"quantizers.activation={{name: {name}}}"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        trained = CliRunner().invoke(app, ["train", "quickstart", *words, "--out", name])
+        assert trained.exit_code == 0, trained.stderr
+    assert run("none", "fixed").exit_code == 0
+
+
 def test_steps_count_as_they_were_taken(folder):
     make_run(folder / "straight", activation=AMAQ)
     make_run(folder / "resumed", activation=FIXED, train={"max_steps": 30})

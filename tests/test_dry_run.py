@@ -90,7 +90,7 @@ def test_lengths_cuts_and_micro_batches_that_differ(tmp_path, monkeypatch):
     rows = [{"q": "a" * (1 + 37 * i % 100), "a": f"{i}."} for i in range(40)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = "{name: prompt-completion, options: {train: rows.jsonl, prompt: q, completion: a}}"
-    amaq = "{name: amaq, options: {target_bits: 3, fall: 0.5, calibration_steps: 5}}"
+    amaq = "{name: amaq, options: {target_bits: 3, fall: 0.5}}"
     dry, real, folder = both(
         tmp_path, "quickstart", "--max-steps", "24", "--set", f"task={task}",
         "--set", "model.id=tiny", "--set", "split.cuts=[2,5]", "--set", "train.micro_batches=2",

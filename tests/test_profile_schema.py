@@ -112,7 +112,7 @@ def test_defaults(minimal: Path) -> None:
         "split": {"cuts": [5]},
         "lora": {"r": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]},
         "quantizers": {
-            "activation": {"name": "amaq", "options": {"start_bits": 8, "target_bits": 4}},
+            "activation": {"name": "amaq", "options": {"target_bits": 4}},
             "gradient": {"name": "group", "options": {"bits": 6, "group_size": 64}},
         },
         "task": {"name": "text", "options": {}},
@@ -159,7 +159,10 @@ def test_defaults(minimal: Path) -> None:
             "train.max_grad_norm: number > 0, or null to switch clipping off, needed, got 0",
         ),
         ("optimizer.lr=0", "optimizer.lr: number > 0 needed, got 0"),
-        ("optimizer.schedule=cosine", "optimizer.schedule: constant or linear needed, got 'cosine'"),
+        (
+            "optimizer.schedule=cosine",
+            "optimizer.schedule: constant or linear needed, got 'cosine'",
+        ),
         ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: whole number >= 0 needed, got -1"),
         ("optimizer.lr=true", "optimizer.lr: number > 0 needed, got true"),
         ("optimizer.lr='1e-4'", "optimizer.lr: number > 0 needed, got '1e-4'"),

@@ -64,14 +64,14 @@ def _loss_of_widths(x: Tensor, decoded: Tensor, g: Tensor, widths: Tensor, moved
 @pytest.mark.parametrize(
     "options",
     [
-        {"start": "flat", "target_bits": 4.0, "clip": None},
-        {"start": "flat", "target_bits": 2.0, "alpha": 0.7, "clip": None},
+        {"allocation": "learned", "target_bits": 4.0, "clip": None},
+        {"allocation": "learned", "target_bits": 2.0, "alpha": 0.7, "clip": None},
         {"mode": "paper", "alpha": 1.3},
         {"mode": "paper", "min_bits": 0, "scale_dtype": "float32"},
-        {"start": "flat", "axis": "position", "target_bits": 3.5},
+        {"allocation": "learned", "axis": "position", "target_bits": 3.5},
         {"mode": "paper", "axis": "position", "beta": 0.0},
-        {"start": "flat", "scale": "token", "target_bits": 3.0},
-        {"start": "flat", "scale": "channel-token", "target_bits": 5.0},
+        {"allocation": "learned", "scale": "token", "target_bits": 3.0},
+        {"allocation": "learned", "scale": "channel-token", "target_bits": 5.0},
     ],
     ids=str,
 )
@@ -110,7 +110,7 @@ def test_gate_gradient_is_that_of_central_differences(options):
 
 
 def test_budget_gradient_cannot_move_all_gates_together():
-    quantizer = _build(start="flat", target_bits=3.0)
+    quantizer = _build(allocation="learned", target_bits=3.0)
     x, g = _random((2, 8, NUM_CHANNELS), 0), _random((2, 8, NUM_CHANNELS), 1)
     _backward(quantizer, x, g, CONTEXT)
     # All gates are equal: the projection leaves only what differs between them.
@@ -119,7 +119,7 @@ def test_budget_gradient_cannot_move_all_gates_together():
 
 
 def test_clipped_values_do_not_teach():
-    quantizer = _build(1, start="flat", target_bits=4.0, clip=2.0, center=False)
+    quantizer = _build(1, allocation="learned", target_bits=4.0, clip=2.0, center=False)
     x = torch.tensor([[[1.0], [1.0], [-1.0], [9.0]]])  # mean magnitude 3: clipped at 6
     decoded = _backward(quantizer, x, torch.tensor([[[0.0], [0.0], [0.0], [1.0]]]), CONTEXT)
     assert decoded[0, 3, 0].item() == pytest.approx(6.0)
@@ -135,7 +135,7 @@ def test_bits_loss_and_its_gradient_by_hand():
     # β / C · 2σ · σ(1 - σ) · α
     expected = [2.0 / 3 * 2 * s * s * (1 - s) * 1.5 for s in (1 / 2, 3 / 4, 1 / 4)]
     assert quantizer.gates_K.grad.tolist() == pytest.approx(expected, rel=1e-5)
-    assert _build(start="flat").penalty(CONTEXT) is None
+    assert _build(allocation="learned").penalty(CONTEXT) is None
 
 
 def test_paper_widths_are_the_rounded_formula():
@@ -154,7 +154,7 @@ def test_paper_widths_are_the_rounded_formula():
     fall=st.sampled_from([0.0, 0.4, 1.0]),
 )
 def test_budget_is_met_to_the_bit_at_every_step(gates, target, step, fall):
-    quantizer = _build(len(gates), start="flat", target_bits=target, fall=fall)
+    quantizer = _build(len(gates), allocation="learned", target_bits=target, fall=fall)
     _set_gates(quantizer, gates)
     quantizer.quantize(torch.ones((1, 2, len(gates))), replace(CONTEXT, step=step))
     widths_K = quantizer.allocation().widths_C
@@ -165,7 +165,7 @@ def test_budget_is_met_to_the_bit_at_every_step(gates, target, step, fall):
 
 
 def test_widths_fall_along_the_schedule_and_end_on_target():
-    quantizer = _build(start="flat", target_bits=2.0, fall=1.0)
+    quantizer = _build(allocation="learned", target_bits=2.0, fall=1.0)
     _set_gates(quantizer, _random((NUM_CHANNELS,), 4))
     means = []
     for step in range(40):
@@ -178,7 +178,7 @@ def test_widths_fall_along_the_schedule_and_end_on_target():
 
 
 def test_micro_batches_of_a_step_share_their_widths():
-    quantizer = _build(start="flat", target_bits=3.0)
+    quantizer = _build(allocation="learned", target_bits=3.0)
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.5)
     seen = []
     for step in range(6):
@@ -198,7 +198,7 @@ def test_micro_batches_of_a_step_share_their_widths():
 
 def _squared_error(x: Tensor, bits: int) -> Tensor:
     """Mean squared error (C,) of a quantizer that gives every channel ``bits`` bits."""
-    flat = _build(start="flat", target_bits=bits, scale_dtype="float32")
+    flat = _build(allocation="learned", target_bits=bits, scale_dtype="float32")
     context = replace(CONTEXT, training=False)
     return (flat.dequantize(flat.quantize(x, context), context) - x).square().mean((0, 1))
 
@@ -287,7 +287,7 @@ def test_state_round_trips_in_the_midst_of_calibration_and_after():
 
 
 def test_position_gates_follow_the_first_position():
-    quantizer = _build(axis="position", start="flat", target_bits=5.0)
+    quantizer = _build(axis="position", allocation="learned", target_bits=5.0)
     _set_gates(quantizer, torch.linspace(3, -3, NUM_POSITIONS))
     x = _random((1, NUM_POSITIONS, NUM_CHANNELS), 0)
     whole = quantizer.quantize(x, CONTEXT).codes.allocation.widths_C

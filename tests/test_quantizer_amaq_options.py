@@ -12,8 +12,8 @@ from amaqctl.quantizers.amaq import AmaqQuantizer
 
 def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
     paper = AmaqQuantizer.Config(mode="paper")
-    assert (paper.start, paper.center, paper.min_bits, paper.beta, paper.target_bits) == (
-        "flat",
+    assert (paper.allocation, paper.center, paper.min_bits, paper.beta, paper.target_bits) == (
+        "learned",
         False,
         3,
         1.0,
@@ -32,7 +32,7 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
     ("options", "message"),
     [
         ({"mode": "paper", "target_bits": 4}, "target_bits belongs to mode: budget"),
-        ({"mode": "paper", "start": "water-filling"}, "start: water-filling belongs to"),
+        ({"mode": "paper", "allocation": "tracked"}, "allocation: tracked belongs to"),
         ({"beta": 1.0}, "needs target_bits and no beta"),
         ({"target_bits": None}, "needs target_bits and no beta"),
         ({"min_bits": 4, "max_bits": 4}, "min_bits must be below max_bits"),

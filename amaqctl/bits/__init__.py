@@ -5,7 +5,15 @@ Legend: R rows of codes, C columns; all codes of one column share one bit-width.
 
 from amaqctl.bits.allocation import Axis, BitAllocation
 from amaqctl.bits.codes import PackedCodes
-from amaqctl.bits.grid import Rounding, decode, encode, largest_code, nearest_codes, step_size
+from amaqctl.bits.grid import (
+    Rounding,
+    decode,
+    encode,
+    largest_code,
+    nearest_codes,
+    step_size,
+    values_of_codes,
+)
 from amaqctl.bits.packing import BLOCK_ROWS, WIDTHS, pack, packed_bytes, unpack
 
 __all__ = [
@@ -23,4 +31,5 @@ __all__ = [
     "packed_bytes",
     "step_size",
     "unpack",
+    "values_of_codes",
 ]

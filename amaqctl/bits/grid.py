@@ -96,10 +96,21 @@ def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = No
     for name, tensor in (("scale", scale), ("zero point", zero_point)):
         if tensor is not None and not _broadcasts(tensor.shape, shape):
             raise QuantizationError(f"a {name} of shape {tuple(tensor.shape)} for codes of {shape}")
-    codes_RC = packed.unpack().to(torch.float32)
+    return values_of_codes(packed.unpack(), scale, packed.allocation, zero_point=zero_point)
+
+
+def values_of_codes(
+    codes_RC: Tensor,
+    scale: Tensor,
+    allocation: BitAllocation,
+    *,
+    zero_point: Tensor | None = None,
+) -> Tensor:
+    """x̂ of the codes that `nearest_codes` gives: float32, shape (R, C)."""
+    codes_RC = codes_RC.to(torch.float32)
     if zero_point is not None:
         codes_RC = codes_RC - zero_point
-    widths_C = packed.allocation.widths_C.to(codes_RC.device)
+    widths_C = allocation.widths_C.to(codes_RC.device)
     is_sign_C = widths_C == 1
     if bool(is_sign_C.any()):
         codes_RC = torch.where(is_sign_C, 1.0 + 2.0 * codes_RC, codes_RC)

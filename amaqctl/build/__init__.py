@@ -56,7 +56,7 @@ class Built:
             max_steps=profile.train.max_steps,
             batch_size=profile.train.batch_size,
             seed=profile.train.seed,
-            learning_rate=learning_rate(loaded),
+            learning_rate=learning_rate(self.loaded),
             evaluate_every=profile.eval.every,
             save_every=profile.checkpoint.every,
             keep_last=profile.checkpoint.keep_last,

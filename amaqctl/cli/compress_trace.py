@@ -51,13 +51,14 @@ Verify = Annotated[
     bool, typer.Option("--verify", help="Check the bytes bit for bit; exit 8 if they differ.")
 ]
 Export = Annotated[
-    Path | None, typer.Option("--export", help="Write the result to a .csv, .json or .png.")
+    Path | None,
+    typer.Option("--export", metavar="FILE", help="Write the result to a .csv, .json or .png."),
 ]
 Record = Annotated[
     str | None,
     typer.Option("--record", metavar="PROFILE", help="Make a trace instead: train a profile."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="The trace to make.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The trace to make.")]
 Steps = Annotated[
     int | None,
     typer.Option("--steps", min=1, help=f"Steps to record. (default: {_DEFAULT_STEPS})"),

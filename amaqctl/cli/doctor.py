@@ -6,24 +6,17 @@ of the report, not the end of it.
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amaqctl import __version__
-from amaqctl.cli import installation
-from amaqctl.cli.installation import Finding, State
 from amaqctl.cli.render import facts
 from amaqctl.cli.session import Json, Quiet, Traceback, command
-from amaqctl.errors import AmaqError, CheckError, Interrupted
+from amaqctl.errors import CheckError
 
-_TINY = ["model.id=tiny", "model.dtype=float32", "split.cuts=[3]", "train.max_steps=2"]
-_TINY += ["train.batch_size=2", "train.max_length=64", "eval.max_examples=2", "eval.every=2"]
+if TYPE_CHECKING:
+    from amaqctl.cli.installation import Finding
 
 
 def doctor(
@@ -39,22 +32,11 @@ def doctor(
     A fault is something that keeps amaqctl from working; a warning is not.
     """
     with command("amaqctl.doctor/1", json=json, quiet=quiet, traceback=traceback) as session:
-        found: list[Finding] = []
-        examinations: dict[str, Callable[[], list[Finding]]] = {
-            "installation": installation.packages,
-            "torch build": torch_build,
-            "cache": installation.cache,
-            "model": installation.packaged_model,
-            "disk": lambda: installation.disk(Path("runs")),
-            "terminal": lambda: installation.terminal(session.stdout),
-            "plugins": lambda: installation.plugins(is_loading=strict),
-            "training": two_steps,
-        }
-        for name, examine in examinations.items():
-            if name == "training":
-                session.note("training two steps on the tiny model …")
-            found += _examined(name, examine)
-        faults = [finding for finding in found if finding.state is State.fault]
+        from amaqctl import __version__
+        from amaqctl.cli.examination import examine
+
+        found = list(examine(session.stdout, strict, session.note))
+        faults = [finding for finding in found if finding.state == "fault"]
         data = {
             "amaqctl": __version__,
             "num_faults": len(faults),
@@ -71,69 +53,5 @@ def doctor(
 
 
 def _line(finding: Finding) -> str:
-    line = finding.text if finding.state is State.ok else f"{finding.state}: {finding.text}"
+    line = finding.text if finding.state == "ok" else f"{finding.state}: {finding.text}"
     return f"{line}  ({finding.hint})" if finding.hint else line
-
-
-def _examined(name: str, examine: Callable[[], list[Finding]]) -> list[Finding]:
-    try:
-        return examine()
-    except Interrupted:
-        raise
-    except AmaqError as error:
-        return [Finding(name, State.fault, str(error), hint=error.hint)]
-    # A broken installation raises anything, from ImportError up; that is what is looked for here.
-    except Exception as error:
-        return [Finding(name, State.fault, f"{type(error).__name__}: {error}")]
-
-
-def torch_build() -> list[Finding]:
-    """Version, threads, and what computes: the one look that has to import torch."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    built_for = torch.version.cuda
-    data = {
-        "version": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cuda_build": built_for,
-        "cuda_devices": torch.cuda.device_count() if gpu else 0,
-        "cuda_device": gpu,
-    }
-    where = f"CUDA {built_for}, {gpu}" if gpu else "CPU only"
-    text = f"{torch.__version__}, {data['threads']} threads, {where}"
-    if built_for and not gpu:
-        hint = "check the driver with nvidia-smi"
-        return [Finding("torch build", State.warning, f"{text}; built for CUDA", hint, data)]
-    return [Finding("torch build", State.ok, text, data=data)]
-
-
-class _Silent:
-    """A reporter that says nothing."""
-
-    def on_start(self, first_step: int, max_steps: int) -> None:
-        """Say nothing."""
-
-    def on_step(self, record: object) -> None:
-        """Say nothing."""
-
-    def on_evaluation(self, record: object) -> None:
-        """Say nothing."""
-
-    def on_save(self, step: int, folder: Path) -> None:
-        """Say nothing."""
-
-
-def two_steps() -> list[Finding]:
-    """Train two steps of the quick-start profile on the tiny model, in a folder that is deleted."""
-    from amaqctl import build, runs
-    from amaqctl.profile import load_profile
-
-    with tempfile.TemporaryDirectory(prefix="amaqctl-doctor-") as folder:
-        built = build.build(load_profile("quickstart", _TINY))
-        run = runs.new_run(built, Path(folder) / "run", None)
-        result = built.trainer(run, _Silent()).train()
-        num_files = sum(path.is_file() for path in run.path.rglob("*"))
-    data = {key: result[key] for key in ("steps", "loss_before", "loss_after", "wire_bytes")}
-    text = f"{result['steps']} steps, {result['wire_bytes']} bytes sent, {num_files} files written"
-    return [Finding("training", State.ok, text, data={**data, "platform": sys.platform})]

@@ -10,14 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import typer
 
 from amaqctl.cli import render
 from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
 from amaqctl.engine.run_folder import RunFolder, find_run
 from amaqctl.errors import AmaqError, InputError
-from amaqctl.profile import load_profile
 
 _ALIVE = ("created", "running")
 _CLOCK_SECONDS = 5  # between the kernel's clock and the file system's
@@ -125,6 +123,8 @@ def status_of(run: RunFolder) -> str:
 
 def _is_alive(process: int, path: Path) -> bool:
     """Whether the process exists and is not a younger one that got the same number."""
+    import psutil
+
     try:
         found = psutil.Process(process)
         if found.status() == psutil.STATUS_ZOMBIE:
@@ -140,6 +140,8 @@ def _is_alive(process: int, path: Path) -> bool:
 def _max_steps(run: RunFolder) -> int | None:
     if isinstance(run.run.get("max_steps"), int):
         return int(run.run["max_steps"])
+    from amaqctl.profile import load_profile
+
     try:
         return load_profile(run.path / "profile.yaml").profile.train.max_steps
     except AmaqError:
@@ -163,6 +165,8 @@ def age_text(seconds: float) -> str:
 
 
 def _show_one(session: Session, text: str, root: Path) -> None:
+    from amaqctl.profile import load_profile
+
     run = find_run(text, root)
     if run is None:
         raise InputError(

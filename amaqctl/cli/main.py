@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from amaqctl import __version__
 from amaqctl.cli import (
     compare,
     compress_trace,
@@ -47,6 +46,8 @@ app.command("doctor")(doctor.doctor)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from amaqctl import __version__
+
         typer.echo(__version__)
         raise typer.Exit()
 
@@ -62,17 +63,17 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the program; the console script comes here by `amaqctl.cli.start`."""
     # Threads that spin while they wait bring a shared machine to a crawl (measured: 30 x).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     streams.prepare()
-    interrupt.watch()
+    interrupt.end_at_once()
     code: str | int | None = 0
     try:
         app()
     except SystemExit as end:
         code = end.code
-    except KeyboardInterrupt:  # before a command began; each ends its own
+    except KeyboardInterrupt:  # after a command; each ends its own
         streams.say(f"error: {interrupt.MESSAGE}")
         code = 130
     except OSError as error:  # the help, when stdout is full

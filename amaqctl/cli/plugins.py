@@ -13,11 +13,9 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
 from amaqctl import registry
 from amaqctl.cli import render
-from amaqctl.cli.plugin_options import described_options
 from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
 from amaqctl.errors import AmaqError, CheckError, PluginError
 
@@ -80,6 +78,10 @@ def _fault_of(name: str) -> PluginError | None:
 
 
 def _show(session: Session, name: str) -> None:
+    from pydantic import BaseModel
+
+    from amaqctl.cli.plugin_options import described_options
+
     offer = registry.find(registry.QUANTIZERS, name)
     cls = registry.load(registry.QUANTIZERS, name)
     config = getattr(cls, "Config", None)

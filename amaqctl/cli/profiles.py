@@ -10,7 +10,6 @@ import typer
 from amaqctl.cli import render
 from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
 from amaqctl.errors import Problem, ProfileError
-from amaqctl.profile import load_profile, profile_schema, shipped_names
 
 app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True)
 
@@ -19,6 +18,8 @@ app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True)
 def list_profiles(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
     """The shipped profiles, with what each is for."""
     with command("amaqctl.profile-list/1", json=json, quiet=quiet, traceback=traceback) as session:
+        from amaqctl.profile import load_profile, shipped_names
+
         found = {name: load_profile(name).profile.description or "" for name in shipped_names()}
         text = render.facts(list(found.items()))
         session.result({"profiles": found}, text, "\n".join(found))
@@ -37,6 +38,8 @@ def show_profile(
 ) -> None:
     """Print a profile as YAML that trains as is."""
     with command("amaqctl.profile-show/1", json=json, quiet=quiet, traceback=traceback) as session:
+        from amaqctl.profile import load_profile
+
         loaded = load_profile(name, set_ or [])
         as_written = loaded.path.read_text("utf-8") if not (resolved or set_) else None
         text = (as_written or loaded.resolved_yaml()).rstrip("\n")
@@ -55,11 +58,13 @@ def check_profiles(
 ) -> None:
     """Check profiles, options of installed quantizers and tasks included; exit 3 on a fault."""
     with command("amaqctl.profile-check/1", json=json, quiet=quiet, traceback=traceback) as session:
+        from amaqctl.profile import load_profile
+
         problems: list[Problem] = []
         for file in files:
             try:
                 loaded = load_profile(file, set_ or [])
-                from amaqctl.build import resolve_parts
+                from amaqctl.build import resolve_parts  # after the cheap faults: it needs torch
 
                 resolve_parts(loaded)
             except ProfileError as error:
@@ -75,5 +80,7 @@ def print_schema(json: Json = False, quiet: Quiet = False, traceback: Traceback 
     with command(
         "amaqctl.profile-schema/1", json=json, quiet=quiet, traceback=traceback
     ) as session:
+        from amaqctl.profile import profile_schema
+
         text = json_module.dumps(profile_schema(), indent=2)
         session.result({"schema": profile_schema()}, text, text)

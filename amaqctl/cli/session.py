@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from amaqctl.cli.interrupt import MESSAGE, has_come
+from amaqctl.cli.interrupt import MESSAGE, has_come, watch
 from amaqctl.cli.streams import READER_GONE, give_up, say
 from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError
 
@@ -145,6 +145,7 @@ def command(schema: str, *, json: bool, quiet: bool, traceback: bool) -> Iterato
     """
     session = Session(schema, json, quiet, sys.stdout)
     try:
+        watch()
         with contextlib.redirect_stdout(sys.stderr):
             yield session
     except typer.Exit:

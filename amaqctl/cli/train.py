@@ -21,7 +21,9 @@ def train(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run folder itself.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run folder itself.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="First part of the run's name.")
     ] = None,

@@ -3,6 +3,8 @@
 Only quantizers, seed, description, output and checkpoints may differ, so that a difference in
 bytes or loss is the quantizers' doing. Every group must have the same seeds: differences to the
 reference are then taken seed by seed, on equal data order and equal first weights. Needs no torch.
+
+How a data file is spelled does not count where the recorded fingerprints of the data are equal.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaqctl.comparison.finished_run import ROLES, FinishedRun, read_finished_run
+from amaqctl.comparison.finished_run import DATA_FILES, ROLES, FinishedRun, read_finished_run
 from amaqctl.comparison.groups import Group, Spread, grouped, refuse_uneven_seeds
 from amaqctl.engine.run_folder import RunFolder, find_run
 from amaqctl.errors import InputError
@@ -29,7 +31,8 @@ class Comparison:
     Args:
         groups: in the order in which their first runs were given.
         reference: one of them.
-        settings: what is equal in all runs, by dotted key.
+        settings: what is equal in all runs, by dotted key; spellings of data files left out
+            where they differ.
         keys: numbers of the result that every run has.
     """
 
@@ -61,13 +64,15 @@ def compare_runs(texts: Sequence[str], reference: str | None, root: Path) -> Com
     _refuse_repeated(folders)
     _refuse_unfinished(folders)
     runs = [read_finished_run(folder, title) for folder, title in _titled(folders)]
-    _refuse_differences(runs)
+    differing = _differing(runs)
+    _refuse_differences(runs, differing)
     groups = grouped(runs)
     refuse_uneven_seeds(groups)
     chosen = next(g for g in groups if any(run.path == first.path for run in g.runs))
     shared = set.intersection(*({*run.result} for run in runs))
     keys = tuple(key for key in runs[0].result if key in shared)
-    return Comparison(tuple(groups), chosen, runs[0].settings, keys)
+    settings = {k: v for k, v in runs[0].settings.items() if k not in differing}
+    return Comparison(tuple(groups), chosen, settings, keys)
 
 
 def _folder(text: str, root: Path) -> RunFolder:
@@ -110,22 +115,40 @@ def _refuse_unfinished(folders: Sequence[RunFolder]) -> None:
         )
 
 
-def _refuse_differences(runs: Sequence[FinishedRun]) -> None:
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    found = []
-    for key in keys:
+def _differing(runs: Sequence[FinishedRun]) -> dict[str, dict[str, list[str]]]:
+    """Titles by value, as shown, for each setting that is not the same in all runs."""
+    found = {}
+    for key in dict.fromkeys(key for run in runs for key in run.settings):
         titles_by_value: dict[str, list[str]] = defaultdict(list)
         for run in runs:
             titles_by_value[_shown(key, run.settings.get(key))].append(run.title)
         if len(titles_by_value) > 1:
-            values = (f"{v} in {', '.join(t)}" for v, t in titles_by_value.items())
-            found.append(f"{key}: {' but '.join(values)}")
+            found[key] = dict(titles_by_value)
+    return found
+
+
+def _refuse_differences(
+    runs: Sequence[FinishedRun], differing: dict[str, dict[str, list[str]]]
+) -> None:
+    found = []
+    for key, titles_by_value in differing.items():
+        if "data.fingerprint" not in differing and _names_data_files(key, runs):
+            continue
+        values = (f"{v} in {', '.join(t)}" for v, t in titles_by_value.items())
+        found.append(f"{key}: {' but '.join(values)}")
     if found:
         raise InputError(
             f"the runs differ in more than quantizers and seed: {'; '.join(found)}",
             hint="compare runs of one profile that differ in `quantizers` and `train.seed` only",
             error_id="INPUT-DIFFERENT",
         )
+
+
+def _names_data_files(key: str, runs: Sequence[FinishedRun]) -> bool:
+    """Whether a setting is a path or paths in all runs, and not, say, a fraction to hold out."""
+    values = [run.settings.get(key) for run in runs]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return key in DATA_FILES and all(isinstance(name, str) for name in names)
 
 
 def _shown(key: str, value: Any) -> str:

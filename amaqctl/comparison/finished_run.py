@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError
-from amaqctl.profile import Profile, load_profile
+
+if TYPE_CHECKING:
+    from amaqctl.profile import Profile
 
 ROLES = ("activation", "gradient")
 
@@ -25,6 +27,8 @@ _FREE = (
     "train.max_steps",
     "model.local_files_only",
 )
+# Paths to what `data.fingerprint` covers: the examples themselves, whatever their files are called.
+DATA_FILES = ("task.options.train", "task.options.validation")
 _NEEDED = (
     "steps",
     "loss_after",
@@ -62,6 +66,8 @@ def read_finished_run(folder: RunFolder, title: str) -> FinishedRun:
         InputError: numbers are missing, or its files cannot be read.
         ProfileError: its profile is not valid.
     """
+    from amaqctl.profile import load_profile  # slow, and `--help` comes by here
+
     profile = load_profile(folder.path / "profile.yaml").profile
     result = folder.run.get("result")
     data = folder.run.get("data")

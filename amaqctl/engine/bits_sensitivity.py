@@ -4,8 +4,8 @@ widths relate to it.
 Reverse water-filling gives a column b = const + 1/2 log2(e · r²) bits, where e is the energy of
 the gradient and r the range (Cover and Thomas, Elements of Information Theory, 10.3; a uniform
 quantizer of b bits makes an error of about r² 4^-b, which the loss feels e-fold). A quantizer that
-keeps ``gradient_energy_K`` and ``range_energy_K`` in its state (sums over ``num_observed_K``
-steps) can be asked. Needs numpy only. Legend: K columns of a site.
+keeps means ``harm.gradient_energy_K`` and ``harm.range_energy_K`` in its state can be asked. Needs
+numpy only. Legend: K columns of a site.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from amaqctl.errors import InputError
 
 Floats = NDArray[np.float64]
 
-_ENERGIES = ("gradient_energy_K", "range_energy_K")
-_COUNT = "num_observed_K"
+_ENERGIES = ("harm.gradient_energy_K", "harm.range_energy_K")
 _SENDER = re.compile(r"link\d+\.(activation|gradient)\.sender")
 
 
@@ -100,13 +99,9 @@ def read_sensitivities(path: Path) -> dict[tuple[int, str], Sensitivity]:
         with safe_open(path, framework="numpy") as tensors:
             names = set(tensors.keys())
             for place in sorted(_senders(names)):
-                sums = {
-                    key: tensors.get_tensor(f"{place}.{key}")
-                    for key in (*_ENERGIES, _COUNT)
-                    if f"{place}.{key}" in names
-                }
+                energies = [tensors.get_tensor(f"{place}.{key}") for key in _ENERGIES]
                 link, role, _ = place.split(".")
-                found[int(link.removeprefix("link")), role] = _sensitivity(sums)
+                found[int(link.removeprefix("link")), role] = _sensitivity(*energies)
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise InputError(
             f"the quantizers' state cannot be read: {str(error).splitlines()[0]}",
@@ -135,7 +130,7 @@ def of_site(
 
 def _senders(names: set[str]) -> set[str]:
     """Places ``link<k>.<role>.sender`` that keep both energies."""
-    places = {name.rpartition(".")[0] for name in names}
+    places = {".".join(name.split(".")[:3]) for name in names}
     return {
         place
         for place in places
@@ -143,14 +138,16 @@ def _senders(names: set[str]) -> set[str]:
     }
 
 
-def _sensitivity(sums: dict[str, NDArray[np.float32]]) -> Sensitivity | None:
-    """Means from sums; None where they don't fit together or nothing was measured."""
-    energy_K, range_energy_K = (sums[key].astype(np.float64) for key in _ENERGIES)
-    count_K = sums.get(_COUNT, np.ones(energy_K.shape)).astype(np.float64)
-    if energy_K.ndim != 1 or not energy_K.shape == range_energy_K.shape == count_K.shape:
+def _sensitivity(
+    gradient_energy_K: NDArray[np.float32], range_energy_K: NDArray[np.float32]
+) -> Sensitivity | None:
+    """None where they don't fit together or nothing was measured."""
+    energy_K = gradient_energy_K.astype(np.float64)
+    square_K = range_energy_K.astype(np.float64)
+    if energy_K.ndim != 1 or energy_K.shape != square_K.shape:
         return None
-    is_measured_K = (count_K > 0) & (energy_K > 0) & (range_energy_K > 0)
+    is_measured_K = (energy_K > 0) & (square_K > 0)
     if not is_measured_K.any():
         return None
-    count_K = np.where(is_measured_K, count_K, np.nan)
-    return Sensitivity(np.sqrt(range_energy_K / count_K), energy_K / count_K)
+    range_K = np.sqrt(np.where(is_measured_K, square_K, np.nan))
+    return Sensitivity(range_K, np.where(is_measured_K, energy_K, np.nan))

@@ -137,9 +137,7 @@ class QuantizersSection(Section):
     """What the two channels of every link send."""
 
     activation: PluginChoice = Field(
-        default_factory=lambda: PluginChoice(
-            name="amaq", options={"start_bits": 8, "target_bits": 4}
-        ),
+        default_factory=lambda: PluginChoice(name="amaq", options={"target_bits": 4}),
         description="Quantizer of hidden states, sent forward.",
     )
     gradient: PluginChoice = Field(

@@ -19,8 +19,9 @@ wire.
 Ours (each an option; `mode: budget`, the default):
 - budget: one shift λ of all gates, b_c = min + (max - min)·σ(α·q_c + λ), solved at each step so
   that the mean width is the budget exactly; the gates decide only who gets what;
-- start: gates set by reverse water-filling: from the first steps' gradients and the measured
-  error of every channel at every width, the widths with the least harm E[g_c²] · D_c(b);
+- tracked allocation: instead of learning by gradient, the gates are set at each step to the widths
+  with the least harm E[g_c²] · D_c(b), from running means of the gradients that came back and of
+  the error that each channel had, measured, at every width;
 - centre: the channel mean is subtracted before the grid (and is all that a 0-bit channel sends);
 - scale for each channel, token, or channel x token;
 - prompt ranges: the tokens that a cached generation adds to its prompt reuse the prompt's ranges
@@ -28,12 +29,13 @@ Ours (each an option; `mode: budget`, the default):
 - clip: the range of a channel is the one with the least squared error, or k times its mean
   magnitude, or (null) its largest magnitude.
 
-Legend: B batch, T tokens, C channels, K columns (channels or positions).
+Legend: B batch, T tokens, C channels, K columns (channels or positions), W legal widths.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,33 +50,26 @@ from amaqctl.quantizer import (
 )
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.amaq_config import AmaqConfig
+from amaqctl.quantizers.column_harm import ColumnHarm
 from amaqctl.quantizers.mixed_grid import MixedGrid
 from amaqctl.quantizers.prompt_ranges import PromptRanges
 
 
 class AmaqQuantizer(Quantizer):
-    """A learned bit-width for each channel or position."""
+    """A bit-width of its own for each channel or position."""
 
     Config = AmaqConfig
     config: AmaqConfig
     gates_K: nn.Parameter
-    gradient_energy_K: Tensor
-    range_energy_K: Tensor
-    distortion_WK: Tensor
-    num_observed_K: Tensor
-    is_calibrated: Tensor
 
     def __init__(self, config: AmaqConfig, site: Site) -> None:
         super().__init__(config, site)
         num_columns = site.num_channels if config.axis == "channel" else site.max_positions
         initial = math.log(config.initial_share / (1 - config.initial_share)) / config.alpha
         self.gates_K = nn.Parameter(torch.full((num_columns,), initial))
-        self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
-        self.register_buffer("range_energy_K", torch.zeros(num_columns))
-        num_widths = config.max_bits - config.min_bits + 1
-        self.register_buffer("distortion_WK", torch.zeros(num_widths, num_columns))
-        self.register_buffer("num_observed_K", torch.zeros(num_columns, dtype=torch.int64))
-        self.register_buffer("is_calibrated", torch.tensor(config.start == "flat"))
+        self.harm = ColumnHarm(
+            num_columns, config.min_bits, config.max_bits, config.memory, config.axis
+        )
         self._grid = MixedGrid(
             axis=config.axis,
             scale=config.scale,
@@ -84,6 +79,7 @@ class AmaqQuantizer(Quantizer):
         )
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: tuple[tuple[int, int], Tensor] | None = None
+        self._step_of_gates: int | None = None
         self._residual_BTC: Tensor | None = None
 
     def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
@@ -92,20 +88,17 @@ class AmaqQuantizer(Quantizer):
         Raises:
             QuantizationError: more positions than there are position gates.
         """
-        self._calibrate_when_due(context)
         columns = self._columns(x, context)
+        if self.config.allocation == "tracked" and context.training:
+            self._track(x, columns, context)
         allocation = BitAllocation(self._widths_at(context)[columns], self.config.axis)
         known = self._prompt.known(allocation, context)
-        quantized, value_range_K, unclipped = self._grid.encode(x, allocation, known)
+        quantized, unclipped = self._grid.encode(x, allocation, known)
         self._prompt.notice(quantized, context)
-        if context.training:
+        if context.training and self.config.allocation == "learned":
             decoded = self._grid.decode(quantized)
             residual = x.to(torch.float32) - decoded.to(torch.float32)
             self._residual_BTC = residual if unclipped is None else residual * unclipped
-            if not self.is_calibrated:
-                self.range_energy_K[columns] += value_range_K.square()
-                for row, bits in enumerate(range(self.config.min_bits, self.config.max_bits + 1)):
-                    self.distortion_WK[row, columns] += self._grid.distortion(x, bits)
         return quantized
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
@@ -119,17 +112,17 @@ class AmaqQuantizer(Quantizer):
         return self._grid.decode(whole)
 
     def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
-        """x, with the derivative of x̂ by the widths, hence by the gates, attached."""
+        """x, watched, or with the derivative of x̂ by the widths, hence by the gates, attached."""
         if not context.training:
             return x
-        residual_BTC, self._residual_BTC = self._residual_BTC, None
-        assert residual_BTC is not None, "surrogate without quantize"
         columns = self._columns(x, context)
-        if not self.is_calibrated:
+        if self.config.allocation == "tracked":
             # Watched also where nothing before the cut learns.
             watched = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            watched.register_hook(lambda grad: self._observe(grad, columns))
+            watched.register_hook(lambda grad: self.harm.observe_gradient(grad, columns))
             return watched
+        residual_BTC, self._residual_BTC = self._residual_BTC, None
+        assert residual_BTC is not None, "surrogate without quantize"
         bits_K = self._fractional_bits(context)[columns].to(x.device)
         width_K = self._widths_at(context)[columns].to(x.device)
         top_K = largest_code(width_K)
@@ -145,6 +138,10 @@ class AmaqQuantizer(Quantizer):
         bits_loss = torch.sigmoid(self.config.alpha * self.gates_K).square().mean()
         return bits_loss * float(self.config.beta)
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The gates, where they learn by gradient."""
+        return [{"params": [self.gates_K]}] if self.config.allocation == "learned" else []
+
     def allocation(self) -> BitAllocation | None:
         """The widths last used for sending."""
         return BitAllocation(self._widths[1], self.config.axis) if self._widths else None
@@ -159,6 +156,19 @@ class AmaqQuantizer(Quantizer):
                 hint="raise train.max_length",
             )
         return slice(first, first + num_positions)
+
+    def _track(self, x: Tensor, columns: slice, context: TensorContext) -> None:
+        """Set the gates by water-filling, once a step: its micro-batches share their widths."""
+        if self._step_of_gates == context.step:
+            return
+        if self.harm.is_error_due(context.step) and x.numel():
+            self.harm.observe_error(*self._grid.error_curves(x, self.harm.widths), columns)
+        low, high = self.config.min_bits, self.config.max_bits
+        bits_K = bit_budget.water_filling(self.harm.harm_WK(), low, self._budget(context))
+        shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # a gate has no infinity
+        with torch.no_grad():
+            self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)
+        self._step_of_gates = context.step
 
     def _widths_at(self, context: TensorContext) -> Tensor:
         """Integer widths (K,), the same for all micro-batches of a step."""
@@ -191,38 +201,7 @@ class AmaqQuantizer(Quantizer):
         """Mean width in bits at this step."""
         assert self.config.target_bits is not None, "budget mode has a target"
         start, target = self.config.start_bits, self.config.target_bits
-        if not self.is_calibrated:
-            return start
-        first = self.config.calibration_steps if self.config.start == "water-filling" else 0
         # Counted such that the last training step is on target even with fall: 1.
-        falling_steps = self.config.fall * (context.total_steps - 1 - first)
-        done = (context.step - first) / falling_steps if falling_steps > 0 else 1.0
+        falling_steps = self.config.fall * (context.total_steps - 1)
+        done = context.step / falling_steps if falling_steps > 0 else 1.0
         return start + (target - start) * min(max(float(done), 0.0), 1.0)
-
-    def _observe(self, gradient: Tensor, columns: slice) -> None:
-        if not gradient.numel():
-            return  # an empty batch has no mean
-        dims = (-1,) if self.config.axis == "position" else ()
-        energy = gradient.detach().to(torch.float32).square()
-        energy = energy.mean(dims) if dims else energy
-        self.gradient_energy_K[columns] += energy.reshape(-1, energy.shape[-1]).mean(0)
-        self.num_observed_K[columns] += 1
-
-    def _calibrate_when_due(self, context: TensorContext) -> None:
-        """Set the gates by water-filling once enough steps have been looked at."""
-        target_bits = self.config.target_bits
-        due = context.training and context.step >= self.config.calibration_steps
-        is_seen_K = self.num_observed_K > 0
-        if bool(self.is_calibrated) or not due or not bool(is_seen_K.any()):
-            return
-        assert target_bits is not None, "budget mode has a target"
-        count_K = self.num_observed_K.double().clamp(min=1)
-        harm_WK = (self.gradient_energy_K / count_K) * (self.distortion_WK / count_K)
-        # A position beyond every sequence so far has nothing to say: it counts as an average one.
-        harm_WK = torch.where(is_seen_K, harm_WK, harm_WK[:, is_seen_K].mean(1, keepdim=True))
-        low, high = self.config.min_bits, self.config.max_bits
-        bits_K = bit_budget.water_filling(harm_WK, low, target_bits)
-        shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # keep a slope at the ends
-        with torch.no_grad():
-            self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)
-        self.is_calibrated.fill_(True)

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from amaqctl.quantizer import QuantizerConfig, ScaleDtype
 
 _PAPER = {
-    "start": "flat",
+    "allocation": "learned",
     "center": False,
     "clip": None,
     "min_bits": 3,
@@ -43,19 +43,26 @@ class AmaqConfig(QuantizerConfig):
         4.0, ge=0, le=8, description="mean width at the end; null in paper mode"
     )
     start_bits: float = Field(
-        8.0, ge=0, le=8, description="mean width at the start; never above max_bits"
+        8.0, ge=0, le=8, description="mean width that a fall starts from; never above max_bits"
     )
     fall: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the run, after calibration, over which the mean falls linearly",
+        description="share of the run over which the mean width falls linearly from start_bits; "
+        "0: on target from the first step",
     )
-    start: Literal["water-filling", "flat"] = Field(
-        "water-filling", description="gates from the first gradients, or all equal"
+    allocation: Literal["tracked", "learned"] = Field(
+        "tracked",
+        description="tracked: gates follow measured gradients and errors; learned: gates are "
+        "trained by their gradient, as in paper mode",
     )
-    calibration_steps: int = Field(
-        2, ge=1, description="steps at start_bits that water-filling looks at"
+    memory: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="share of the running means of gradients and errors that outlives an "
+        "observation",
     )
     center: bool = Field(True, description="subtract the channel mean before the grid")
     scale: Literal["channel", "token", "channel-token"] = Field(
@@ -99,8 +106,8 @@ class AmaqConfig(QuantizerConfig):
             raise ValueError("target_bits belongs to mode: budget; paper mode has beta")
         if self.mode == "budget" and (self.target_bits is None or self.beta):
             raise ValueError("mode: budget needs target_bits and no beta")
-        if self.mode == "paper" and self.start != "flat":
-            raise ValueError("start: water-filling belongs to mode: budget")
+        if self.mode == "paper" and self.allocation != "learned":
+            raise ValueError("allocation: tracked belongs to mode: budget")
         if self.min_bits < 2 and (self.scale != "channel" or self.axis == "position"):
             raise ValueError("widths of 0 and 1 need axis: channel and scale: channel")
         if self.clip is not None and self.scale == "token":

@@ -9,14 +9,21 @@ the channel axis, (B·C, T) for the position axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation, decode, encode, step_size
+from amaqctl.bits import (
+    BitAllocation,
+    decode,
+    encode,
+    nearest_codes,
+    step_size,
+    values_of_codes,
+)
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
 from amaqctl.quantizers.range_search import least_error_range
 
@@ -43,7 +50,7 @@ class MixedGrid:
 
     def encode(
         self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
-    ) -> tuple[QuantizedTensor, Tensor, Tensor | None]:
+    ) -> tuple[QuantizedTensor, Tensor | None]:
         """Quantize ``x`` (…, T, C) in the given widths.
 
         Args:
@@ -51,18 +58,13 @@ class MixedGrid:
                 widths; they are used, and not sent again.
 
         Returns:
-            The quantized tensor; the largest range of each column (K,), float32; and where values
-            were not clipped, 1.0 or 0.0 in the shape of x (None without a clip).
+            The quantized tensor, and where values were not clipped, 1.0 or 0.0 in the shape of x
+            (None without a clip).
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        side = dict(known or {})
-        if known is None:
-            side.update(self._mean(values_BTC, is_token_BT1, allocation))
-        if "mean" in side:
-            values_BTC = (values_BTC - self._spread_mean(side["mean"], allocation)) * is_token_BT1
-        if known is None:
-            side.update(self._ranges(values_BTC, is_token_BT1, allocation))
+        side = self._side(values_BTC, is_token_BT1, allocation) if known is None else known
+        values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         matrix_RK = self._to_matrix(values_BTC)
         codes = encode(matrix_RK, step_size(range_RK, allocation), allocation)
@@ -73,19 +75,30 @@ class MixedGrid:
                 is_unclipped_RK |= (allocation.widths_C < 2).to(is_unclipped_RK.device)
             unclipped = self._from_matrix(is_unclipped_RK.float(), values_BTC.shape)
             unclipped = unclipped.reshape(x.shape)
-        peak_K = _amax(range_RK.expand(-1, allocation.num_columns), 0)
         sent = side if known is None else {}
-        return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent), peak_K, unclipped
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent), unclipped
 
-    def distortion(self, x: Tensor, bits: int) -> Tensor:
-        """Mean squared error of each column (K,) if all columns had ``bits`` bits, float32."""
+    def error_curves(self, x: Tensor, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """What each column would lose if all columns had the same width.
+
+        Returns:
+            Mean squared error (W, K) of real tokens, a row a width, and the largest range (K,) of
+            the last width, float32.
+        """
         values_BTC = _as_BTC(x)
-        num_columns = values_BTC.shape[2 if self.axis == "channel" else 1]
-        quantized, _, _ = self.encode(x, BitAllocation.uniform(bits, num_columns, self.axis))
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        error_BTC = (_as_BTC(self.decode(quantized)) - values_BTC) * is_token_BT1
-        error_RK = self._to_matrix(error_BTC)
-        return error_RK.square().sum(0) / max(1, len(error_RK))
+        num_columns = values_BTC.shape[2 if self.axis == "channel" else 1]
+        curves = []
+        for bits in widths:
+            allocation = BitAllocation.uniform(bits, num_columns, self.axis)
+            side = self._side(values_BTC, is_token_BT1, allocation)
+            matrix_RK = self._to_matrix(self._centred(values_BTC, is_token_BT1, side, allocation))
+            range_RK = self._range_matrix(side, allocation, values_BTC.shape)
+            scale_RK = step_size(range_RK, allocation)
+            codes_RK = nearest_codes(matrix_RK, scale_RK, allocation)
+            error_RK = values_of_codes(codes_RK, scale_RK, allocation) - matrix_RK
+            curves.append(error_RK.square_().mean(0))
+        return torch.stack(curves), _amax(range_RK.expand(-1, num_columns), 0)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized."""
@@ -98,6 +111,26 @@ class MixedGrid:
         if "mean" in quantized.side:
             values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
         return restored(values_BTC, quantized)
+
+    def _side(
+        self, values_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
+    ) -> dict[str, Tensor]:
+        """Means and ranges, as they are sent."""
+        side = self._mean(values_BTC, is_token, allocation)
+        values_BTC = self._centred(values_BTC, is_token, side, allocation)
+        return {**side, **self._ranges(values_BTC, is_token, allocation)}
+
+    def _centred(
+        self,
+        values_BTC: Tensor,
+        is_token: Tensor,
+        side: Mapping[str, Tensor],
+        allocation: BitAllocation,
+    ) -> Tensor:
+        """Values less their channels' means; padding stays zero."""
+        if "mean" not in side:
+            return values_BTC
+        return (values_BTC - self._spread_mean(side["mean"], allocation)) * is_token
 
     def _mean(
         self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation

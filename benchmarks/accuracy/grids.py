@@ -1,152 +1,177 @@
-"""What is compared: tasks, methods, widths, seeds. A cell is one training run.
+"""What is compared. A cell is one training run; all cells of a task differ only in what is named.
 
-Training sets are small enough for every sample to come round three times: AQ-SGD sends the first
-visit in full, and its savings begin with the second.
-
-Every cell of a task has the same model, data, steps, data order and gradient quantizer; only the
-activation quantizer differs. Settings were chosen on validation data.
+Equal in all cells of a task: model, data and their order, steps, learning rate, gradient quantizer
+(but for the row without quantization, and where the gradient is what is compared).
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-GRADIENT = {"name": "group", "options": {"bits": 6, "group_size": 64}}
-
-
-@dataclass(frozen=True)
-class TaskCase:
-    """One task: how its data become a profile's `task`, and how long it trains."""
-
-    name: str
-    options: dict[str, object]
-    train: dict[str, object]
-    eval_examples: int
-    task: str
-
-    def profile_task(self, data: Path) -> dict[str, object]:
-        """The profile's `task` section, with paths below ``data``."""
-        options = {
-            key: str(data / str(value)) if key in ("train", "validation") else value
-            for key, value in self.options.items()
-        }
-        return {"name": self.task, "options": options}
-
-
-GSM8K = TaskCase(
-    "gsm8k",
-    {
-        "train": "gsm8k/train.jsonl",
-        "validation": "gsm8k/test.jsonl",
-        "prompt": "question",
-        "completion": "answer",
-        "train_limit": 80,
-        "truncation": "left",
-    },
-    {"max_steps": 60, "batch_size": 4, "max_length": 128},
-    64,
-    "prompt-completion",
+from methods import (
+    AMAQ,
+    AMAQ_PAPER,
+    AQ_SGD,
+    FIXED_CHANNEL,
+    FIXED_TOKEN,
+    GROUP_32,
+    GROUP_64,
+    GROUP_128,
+    NONE,
+    Method,
+    amaq,
 )
+from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase
 
-TREC = TaskCase(
-    "trec",
-    {
-        "train": "trec/train.jsonl",
-        "validation": "trec/test.jsonl",
-        "text": "text",
-        "label": "label",
-        "train_limit": 160,
-        "verbalizers": {
-            "ABBR": "abbreviation",
-            "DESC": "description",
-            "ENTY": "entity",
-            "HUM": "person",
-            "LOC": "location",
-            "NUM": "number",
-        },
-    },
-    {"max_steps": 60, "batch_size": 8, "max_length": 64},
-    250,
-    "classification",
-)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A quantizer and how a width becomes its options."""
-
-    name: str
-    quantizer: str
-    options: dict[str, object] = field(default_factory=dict)
-    width_option: str | None = "bits"
-    gradient: dict[str, object] = field(default_factory=lambda: dict(GRADIENT))
-
-    def quantizers(self, bits: int) -> dict[str, object]:
-        """The profile's `quantizers` section."""
-        options = dict(self.options)
-        if self.width_option:
-            options[self.width_option] = bits
-        activation = {"name": self.quantizer, "options": options}
-        return {"activation": activation, "gradient": self.gradient}
-
-
-NONE = Method("none", "none", {}, None, {"name": "none", "options": {}})
-METHODS = (
-    Method("fixed-token", "fixed", {"scale": "token"}),
-    Method("fixed-channel", "fixed", {"scale": "channel"}),
-    Method("group-64", "group", {"group_size": 64}),
-    Method("aq-sgd", "aq-sgd"),
-    Method("amaq", "amaq", {}, "target_bits"),
-)
+EARLY, LATE, U_SHAPE, ALL_LAYERS = [5], [25], [5, 25], "all"
+SEEDS = (17, 18, 19)
+MANY_SEEDS = (17, 18, 19, 20, 21)
+NEVER = 10**6
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid."""
+    """One training run and what it is scored on.
+
+    Args:
+        bits: width of the method; None where it has none.
+        cuts: of the profile's `split` section.
+    """
 
     task: TaskCase
     method: Method
-    bits: int
-    cuts: tuple[int, ...]
+    bits: int | None
     seed: int
+    cuts: str = json.dumps(EARLY)
+    scored_on: Part = "test"
 
     @property
     def key(self) -> str:
-        """Folder name of the cell."""
-        cuts = "-".join(map(str, self.cuts))
-        width = f"{self.bits}bit" if self.method.width_option else "full"
-        return f"{self.task.name}_cut{cuts}_{self.method.name}_{width}_seed{self.seed}"
+        """Name of the cell, fit for a folder."""
+        cuts = "-".join(map(str, cut)) if isinstance(cut := json.loads(self.cuts), list) else cut
+        width = f"{self.bits}bit" if self.bits else "own"
+        parts = (self.task.name, f"cut{cuts}", self.method.name, width, f"seed{self.seed}")
+        return "_".join([*parts, self.scored_on])
 
-    def overrides(self, data: Path) -> list[str]:
-        """`--set` items on top of the quickstart profile."""
-        values: dict[str, object] = {
-            "task": self.task.profile_task(data),
-            "split.cuts": list(self.cuts),
+    def changes(self, prepared: Path) -> dict[str, Any]:
+        """What differs from the quickstart profile."""
+        return {
+            "task": self.task.profile_task(prepared),
+            "split.cuts": json.loads(self.cuts),
             "quantizers": self.method.quantizers(self.bits),
+            "optimizer.lr": self.task.lr,
+            "optimizer.schedule": "linear",
+            "optimizer.warmup_steps": 4,
+            **self.method.profile,
             "train.seed": self.seed,
-            "optimizer.lr": 5e-4,
-            "eval.max_examples": self.task.eval_examples,
-            "eval.every": 10_000,
-            "checkpoint.every": 10_000,
+            "eval.every": NEVER,
+            "eval.max_examples": 16,
+            "checkpoint.every": NEVER,
             **{f"train.{key}": value for key, value in self.task.train.items()},
         }
-        return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+    def scoring(self, prepared: Path) -> dict[str, Any]:
+        """What the evaluation changes: the part of the data."""
+        options = self.task.scored_on(self.scored_on, prepared)
+        return {f"task.options.{key}": value for key, value in options.items()}
+
+    def digest(self) -> str:
+        """Changes with every setting, wherever the data lie."""
+        place = Path("data")
+        settings = (self.changes(place), self.scoring(place), self.task.num_test)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _cells(
-    tasks: tuple[TaskCase, ...], widths: tuple[int, ...], seeds: tuple[int, ...]
+def cells(
+    tasks: Iterable[TaskCase],
+    methods: Iterable[Method],
+    widths: Iterable[int],
+    seeds: Iterable[int],
+    cuts: list[int] | str = EARLY,
+    scored_on: Part = "test",
 ) -> Iterator[Cell]:
-    for task, seed in itertools.product(tasks, seeds):
-        yield Cell(task, NONE, 16, (5,), seed)
-        for bits, method in itertools.product(widths, METHODS):
-            yield Cell(task, method, bits, (5,), seed)
+    """Every combination, seed by seed, so that a grid cut short is a grid of fewer seeds."""
+    for seed, task, bits, method in product(list(seeds), list(tasks), list(widths), list(methods)):
+        width = bits if method.width_option else None
+        yield Cell(task, method, width, seed, json.dumps(cuts), scored_on)
 
 
-GRIDS = {
-    "three-bits": list(_cells((GSM8K, TREC), (3,), (17,))),
-    "small": list(_cells((GSM8K, TREC), (4, 3, 2), (17, 18, 19))),
+def _bars() -> list[Cell]:
+    found: list[Cell] = []
+    for seed in SEEDS:
+        few = (FIXED_CHANNEL, GROUP_64, AMAQ)
+        found += cells([WIKITEXT], [NONE, *few, AQ_SGD], [3], [seed])
+        found += cells([TREC, WORDS], [NONE, *few, FIXED_TOKEN], [3], [seed])
+        found += cells([WIKITEXT], [GROUP_64, AMAQ, AQ_SGD], [2, 4], [seed])
+        found += cells([SST2], [NONE, *few, FIXED_TOKEN], [3], [seed])
+        found += cells([WIKITEXT], [FIXED_TOKEN, AMAQ_PAPER], [3], [seed])
+    return found
+
+
+_CUTS = [
+    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, LATE),
+    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, U_SHAPE),
+    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ], [4], SEEDS, ALL_LAYERS),
+]
+
+_STABILITY = [
+    *cells([WIKITEXT, TREC], [FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3, 2], MANY_SEEDS),
+    *cells([WIKITEXT, TREC], [amaq("amaq-no-clip", clip=None)], [3, 2], MANY_SEEDS),
+]
+
+_ABLATIONS = [
+    NONE,
+    AMAQ,
+    AMAQ_PAPER,
+    # Who gets what.
+    amaq("learned", allocation="learned"),
+    amaq("learned-lr-0.01", lr=0.01, allocation="learned"),
+    amaq("learned-lr-1", lr=1.0, allocation="learned"),
+    amaq("equal-widths", lr=0.0, allocation="learned"),
+    amaq("memory-0", memory=0.0),
+    amaq("memory-0.99", memory=0.99),
+    amaq("min-bits-2", min_bits=2),
+    # The schedule.
+    amaq("fall-half", fall=0.5),
+    amaq("learned-fall-half", fall=0.5, allocation="learned"),
+    # The grid.
+    amaq("no-center", center=False),
+    amaq("no-clip", clip=None),
+    amaq("clip-8-means", clip=8.0),
+    amaq("scale-token", scale="token"),
+    amaq("scale-channel-token", scale="channel-token"),
+    # Gradients.
+    *(
+        amaq(f"gradient-{bits}-bits", {"name": "group", "options": {"bits": bits}})
+        for bits in (8, 4, 3)
+    ),
+    amaq("gradient-reuses-widths", {"name": "fixed", "options": {"bits": "received"}}),
+    amaq("gradient-amaq-6", {"name": "amaq", "options": {"target_bits": 6}}),
+]
+
+GRIDS: dict[str, list[Cell]] = {
+    # About an hour on two cores.
+    "small": [
+        *cells([WIKITEXT], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS),
+        *cells([TREC, WORDS], [NONE, FIXED_CHANNEL, GROUP_64, AMAQ], [3], SEEDS),
+    ],
+    "bars": _bars(),
+    "ablations": list(cells([WIKITEXT], _ABLATIONS, [3], SEEDS[:2], scored_on="validation")),
+    "stability": _STABILITY,
+    "cuts": _CUTS,
+    "gsm8k": list(cells([GSM8K], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS)),
+    "full": list(
+        cells(
+            [WIKITEXT, WORDS, GSM8K, TREC, SST2],
+            [NONE, FIXED_TOKEN, FIXED_CHANNEL, GROUP_32, GROUP_64, GROUP_128, AQ_SGD, AMAQ],
+            [4, 3, 2],
+            MANY_SEEDS,
+        )
+    ),
 }

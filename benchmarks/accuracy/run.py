@@ -1,61 +1,143 @@
-"""Run a grid of `grids.py`, cell by cell; cells that are done are skipped.
+"""Run a grid of `grids.py`, cell by cell; cells with a record are skipped.
 
-python benchmarks/accuracy/run.py --data DIR --out DIR --grid three-bits
+    python benchmarks/accuracy/run.py --data DIR --work DIR --grid small --jobs 2
+
+Every cell is `amaqctl train`, then `amaqctl eval --boundary both`, in processes of their own. Stop
+it at any time: what is done is done, and the next start goes on. Cores are divided among the jobs:
+two runs of one thread each did 1.7 times the work of one run of two threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from grids import GRIDS, Cell
+from records import KEPT, Record, append, load, missing, record_of
+
+DIVERGED = 6
 
 
-def amaqctl(*arguments: str, log: Path) -> dict[str, object]:
-    """Run one command in a process of its own; returns its JSON document."""
+class CellError(Exception):
+    """A cell ended otherwise than by a result or a divergence."""
+
+
+def amaqctl(arguments: list[str], log: Path, threads: int) -> tuple[int, dict[str, Any]]:
+    """Run one command; returns its exit code and its JSON document."""
     command = [sys.executable, "-m", "amaqctl.cli.main", *arguments, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with log.open("a") as errors:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            check=False,
+            env=environment,
         )
-    document: dict[str, object] = json.loads(done.stdout)
-    return document
+    if done.returncode not in (0, DIVERGED):
+        raise CellError(f"exit code {done.returncode}, see {log}")
+    return done.returncode, json.loads(done.stdout)
 
 
-def run_cell(cell: Cell, data: Path, out: Path) -> None:
-    """Train one cell, evaluate it with the quantizers in the path and without, keep both."""
-    folder = out / cell.key
-    log = out / f"{cell.key}.log"
-    changes = [word for item in cell.overrides(data) for word in ("--set", item)]
-    result = {"train": amaqctl("train", "quickstart", "--out", str(folder), *changes, log=log)}
-    # A run that diverges is a result, and stays in the table.
-    if result["train"]["ok"]:
-        result["eval"] = amaqctl("eval", str(folder), "--boundary", "both", log=log)
-    (out / f"{cell.key}.json").write_text(json.dumps(result, indent=2) + "\n")
+def run_cell(cell: Cell, work: Path, threads: int, made_by: dict[str, Any]) -> Record:
+    """Train a cell and score it with the quantizers in the path and without."""
+    prepared, folder, log = work / "data", work / "runs" / cell.key, work / f"{cell.key}.log"
+    shutil.rmtree(folder, ignore_errors=True)  # a cell that was cut short
+    training = ["train", "quickstart", "--out", str(folder), *_set(cell.changes(prepared))]
+    code, trained = amaqctl(training, log, threads)
+    if code == DIVERGED:  # a result, and it stays in the table
+        return record_of(cell, made_by, trained, None, {})
+    scoring = ["eval", str(folder), "--boundary", "both", "--limit", str(cell.task.num_test)]
+    _, scored = amaqctl([*scoring, *_set(cell.scoring(prepared))], log, threads)
+    return record_of(cell, made_by, trained, scored, _widths(folder))
 
 
-def main() -> None:
+def _set(changes: dict[str, Any]) -> list[str]:
+    return [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
+
+
+def _widths(run: Path) -> dict[str, list[int]]:
+    """How many columns of each activation message had each width at the end."""
+    with np.load(run / "bits" / "final.npz", allow_pickle=False) as archive:
+        return {
+            name: np.bincount(archive[name], minlength=9).tolist()
+            for name in archive.files
+            if ".activation." in name
+        }
+
+
+def provenance() -> dict[str, Any]:
+    """What a record says of its making."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", ":/amaqctl", ":/benchmarks/accuracy/*.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    packages = {name: version(name) for name in ("torch", "transformers", "peft")}
+    return {
+        "commit": commit.stdout.strip()[:12] + ("+changes" if changed.stdout.strip() else ""),
+        "packages": packages,
+        "machine": platform.machine(),
+    }
+
+
+def main() -> int:
     """Run what is missing, with the time left."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="where results are kept")
-    parser.add_argument("--grid", choices=sorted(GRIDS), default="three-bits")
+    parser.add_argument("--work", type=Path, required=True, help="folder for runs and logs")
+    parser.add_argument("--records", type=Path, default=KEPT, help="file of results")
+    parser.add_argument("--grid", choices=sorted(GRIDS), default="small")
+    parser.add_argument("--methods", nargs="+", help="only the cells of these methods")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    cells = GRIDS[arguments.grid]
-    todo = [c for c in cells if not (arguments.out / f"{c.key}.json").exists()]
-    print(f"{len(cells)} cells, {len(cells) - len(todo)} done", flush=True)
-    started = time.monotonic()
-    for number, cell in enumerate(todo, 1):
-        run_cell(cell, arguments.data, arguments.out)
-        spent = time.monotonic() - started
-        left = spent / number * (len(todo) - number)
-        print(f"{number}/{len(todo)} {cell.key} {spent:.0f} s, about {left:.0f} s left", flush=True)
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    chosen = arguments.methods
+    cells = [c for c in GRIDS[arguments.grid] if not chosen or c.method.name in chosen]
+    todo = missing(cells, load(arguments.records))
+    print(f"{len(cells)} cells, {len(todo)} to do", flush=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for task in {cell.task.name: cell.task for cell in todo}.values():
+        task.prepare(arguments.data, arguments.work / "data")
+    made_by = {**provenance(), "threads": threads}
+    started, num_failed = time.monotonic(), 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        running: dict[Future[Record], Cell] = {
+            pool.submit(run_cell, cell, arguments.work, threads, made_by): cell for cell in todo
+        }
+        try:
+            for number, future in enumerate(as_completed(running), 1):
+                cell = running[future]
+                try:
+                    append(arguments.records, future.result())
+                    said = cell.key
+                except CellError as error:
+                    num_failed += 1
+                    said = f"{cell.key}: {error}"
+                spent = time.monotonic() - started
+                left = spent / number * (len(todo) - number) / 60
+                print(f"{number}/{len(todo)} {said}; about {left:.0f} min left", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return 1 if num_failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -60,7 +60,7 @@ _VISITS = (
     {"sample_ids": [2, 1], "step": 2},
     {"step": 3, "training": False},
 )
-_FLAT = {"start": "flat", "start_bits": 4.0, "target_bits": 4.0}
+_FLAT = {"allocation": "learned", "start_bits": 4.0, "target_bits": 4.0}
 _GATES = (-4.0, -2.0, -0.5, 0.0, 1.0, 4.0)
 
 CASES = (

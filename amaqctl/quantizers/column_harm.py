@@ -1,0 +1,102 @@
+"""What a column's width would cost: running means of gradient energy and of error curves (ours).
+
+To second order the loss rises by E[g_c²] · D_c(b) when column c has b bits, with g the gradient by
+its values and D_c(b) the mean squared error at b bits; E[g²] stands in for the curvature (the
+empirical Fisher information). Both are measured, never modelled: gradients come back anyway, and
+the sender can try every width on what it is about to send.
+
+A running mean is the plain mean of all that was seen until its memory is full, then an exponential
+one, so it is good from the first step and forgets how the model was before it learned.
+
+Legend: K columns (channels or positions), W legal widths.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+STEPS_BETWEEN_ERRORS = 8
+"""Error curves change as slowly as the layers before the cut; trying every width is dear."""
+
+
+class ColumnHarm(nn.Module):
+    """Running means of one sender, kept in checkpoints.
+
+    Args:
+        num_columns: K.
+        min_bits, max_bits: the legal widths.
+        memory: share of an old mean that outlives an observation, 0 to 1.
+        axis: what a column is.
+    """
+
+    gradient_energy_K: Tensor
+    range_energy_K: Tensor
+    error_WK: Tensor
+    num_gradients_K: Tensor
+    num_errors_K: Tensor
+
+    def __init__(
+        self,
+        num_columns: int,
+        min_bits: int,
+        max_bits: int,
+        memory: float,
+        axis: Literal["channel", "position"],
+    ) -> None:
+        super().__init__()
+        self.widths = range(min_bits, max_bits + 1)
+        self._memory = memory
+        self._axis = axis
+        self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
+        self.register_buffer("range_energy_K", torch.zeros(num_columns))
+        self.register_buffer("error_WK", torch.zeros(len(self.widths), num_columns))
+        self.register_buffer("num_gradients_K", torch.zeros(num_columns, dtype=torch.int64))
+        self.register_buffer("num_errors_K", torch.zeros(num_columns, dtype=torch.int64))
+
+    def is_error_due(self, step: int) -> bool:
+        """Whether error curves are to be measured at this step."""
+        return step % STEPS_BETWEEN_ERRORS == 0 or not bool(self.num_errors_K.any())
+
+    def observe_error(self, error_WK: Tensor, range_K: Tensor, columns: slice) -> None:
+        """Take in mean squared errors (W, K) and largest ranges (K,) of the columns sent."""
+        weight_K = self._weight_K(self.num_errors_K, columns)
+        _move(self.error_WK[:, columns], error_WK, weight_K)
+        _move(self.range_energy_K[columns], range_K.square(), weight_K)
+
+    def observe_gradient(self, gradient: Tensor, columns: slice) -> None:
+        """Take in the loss gradient by what was sent, (…, T, C)."""
+        if not gradient.numel():
+            return  # an empty batch has no mean
+        energy = gradient.detach().to(torch.float32).square()
+        energy = energy.mean(-1) if self._axis == "position" else energy
+        energy_K = energy.reshape(-1, energy.shape[-1]).mean(0)
+        weight_K = self._weight_K(self.num_gradients_K, columns)
+        _move(self.gradient_energy_K[columns], energy_K, weight_K)
+
+    def harm_WK(self) -> Tensor:
+        """E[g²] · D(b) of every column at every width, shape (W, K).
+
+        Where no gradient came yet all columns matter alike; a column that was never sent counts
+        as an average one.
+        """
+        energy_K, is_felt_K = self.gradient_energy_K, self.num_gradients_K > 0
+        if not bool(is_felt_K.any()):
+            energy_K, is_felt_K = torch.ones_like(energy_K), self.num_errors_K > 0
+        harm_WK = energy_K * self.error_WK
+        is_known_K = is_felt_K & (self.num_errors_K > 0)
+        if not bool(is_known_K.any()):
+            return harm_WK
+        return torch.where(is_known_K, harm_WK, harm_WK[:, is_known_K].mean(1, keepdim=True))
+
+    def _weight_K(self, count_K: Tensor, columns: slice) -> Tensor:
+        """Weight of a new observation of ``columns``, which it counts."""
+        count_K[columns] += 1
+        return (1.0 / count_K[columns]).clamp(min=1 - self._memory)
+
+
+def _move(mean: Tensor, new: Tensor, weight_K: Tensor) -> None:
+    """mean += weight · (new - mean), in place."""
+    mean += weight_K * (new - mean)

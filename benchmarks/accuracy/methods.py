@@ -1,0 +1,57 @@
+"""The methods of the grids: a quantizer, and how a width becomes its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+GRADIENT = {"name": "group", "options": {"bits": 6, "group_size": 64}}
+LOSSLESS = {"name": "none", "options": {}}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    Args:
+        name: of the row.
+        quantizer: of activations.
+        options: of the quantizer.
+        width_option: the option that gets the width; None where there is no width.
+        gradient: the gradient's quantizer.
+        profile: further keys of the profile.
+    """
+
+    name: str
+    quantizer: str
+    options: dict[str, Any] = field(default_factory=dict)
+    width_option: str | None = "bits"
+    gradient: dict[str, Any] = field(default_factory=lambda: dict(GRADIENT))
+    profile: dict[str, Any] = field(default_factory=dict)
+
+    def quantizers(self, bits: int | None) -> dict[str, Any]:
+        """The profile's `quantizers` section."""
+        options = dict(self.options)
+        if self.width_option:
+            options[self.width_option] = bits
+        activation = {"name": self.quantizer, "options": options}
+        return {"activation": activation, "gradient": self.gradient}
+
+
+def amaq(
+    name: str, gradient: dict[str, Any] | None = None, lr: float | None = None, **options: Any
+) -> Method:
+    """AMAQ with a budget and some options changed."""
+    profile = {} if lr is None else {"optimizer.quantizer_lr": lr}
+    return Method(name, "amaq", options, "target_bits", gradient or dict(GRADIENT), profile)
+
+
+NONE = Method("none", "none", {}, None, LOSSLESS)
+FIXED_TOKEN = Method("fixed-token", "fixed", {"scale": "token"})
+FIXED_CHANNEL = Method("fixed-channel", "fixed", {"scale": "channel"})
+GROUP_32, GROUP_64, GROUP_128 = (
+    Method(f"group-{size}", "group", {"group_size": size}) for size in (32, 64, 128)
+)
+AQ_SGD = Method("aq-sgd", "aq-sgd")
+AMAQ = amaq("amaq")
+AMAQ_PAPER = Method("amaq-paper", "amaq", {"mode": "paper"}, None)

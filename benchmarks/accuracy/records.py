@@ -1,0 +1,86 @@
+"""What a grid has measured: a JSON line a cell, in a file that is kept with the project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from grids import Cell
+
+Record = dict[str, Any]
+KEPT = Path(__file__).with_name("records.jsonl")
+
+_TRAINED = (
+    "loss_before",
+    "activation_bits_at_end",
+    "activation_bits_over_run",
+    "gradient_bits_over_run",
+    "wire_bytes",
+    "wire_values",
+    "seconds",
+    "peak_memory_mib",
+)
+
+
+def load(path: Path) -> dict[str, Record]:
+    """Records by key; of two with one key the later counts."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {record["key"]: record for record in map(json.loads, lines)}
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one record as one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, sort_keys=True) + "\n")
+
+
+def missing(cells: Iterable[Cell], found: dict[str, Record]) -> list[Cell]:
+    """Cells without a record of the same settings, each once."""
+    todo = {}
+    for cell in cells:
+        record = found.get(cell.key)
+        if record is None or record["digest"] != cell.digest():
+            todo[cell.key] = cell
+    return list(todo.values())
+
+
+def record_of(
+    cell: Cell,
+    made_by: dict[str, Any],
+    trained: dict[str, Any],
+    scored: dict[str, Any] | None,
+    widths: dict[str, list[int]],
+) -> Record:
+    """What is kept of a cell.
+
+    Args:
+        made_by: commit, versions, machine.
+        trained: document of `amaqctl train --json`.
+        scored: document of `amaqctl eval --json`, or None for a run that failed.
+        widths: for each link, how many channels have the width 0, 1, 2 …, at the end.
+    """
+    record: Record = {
+        "key": cell.key,
+        "digest": cell.digest(),
+        "task": cell.task.name,
+        "method": cell.method.name,
+        "bits": cell.bits,
+        "cuts": cell.cuts,
+        "seed": cell.seed,
+        "scored_on": cell.scored_on,
+        "made_by": made_by,
+    }
+    if scored is None:
+        return {**record, "failed": trained["error"]["id"]}
+    data = trained["data"]
+    return {
+        **record,
+        **{name: data[name] for name in _TRAINED},
+        "num_scored": scored["data"]["num_examples"],
+        "scores": scored["data"]["metrics"],
+        "widths": widths,
+    }

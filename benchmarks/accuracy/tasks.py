@@ -1,0 +1,163 @@
+"""The tasks of the grids: their data, what stands in a profile, and how long they train.
+
+Every set has three parts. Settings are chosen on *validation*, a fixed part of the source's train
+file; tables report *test*, the source's own, once. Training sets are small enough for every sample
+to come round at least three times: AQ-SGD sends the first visit in full, and saves only then.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Part = Literal["validation", "test"]
+
+NUM_VALIDATION_ROWS = 256
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class TaskCase:
+    """One task.
+
+    Args:
+        name: of the task in tables.
+        task: registered task.
+        options: of the task, data files left out.
+        train: keys of the profile's `train` section.
+        lr: peak learning rate, chosen for the row without quantization and used for all.
+        score: metric that tables show first.
+        num_test: examples that are scored.
+        source: (folder, train file, test file) below the data folder; None for generated data.
+    """
+
+    name: str
+    task: str
+    options: dict[str, Any]
+    train: dict[str, int]
+    lr: float
+    score: Literal["perplexity", "accuracy", "exact_match"]
+    num_test: int
+    source: tuple[str, str, str] | None = None
+    part_options: dict[Part, dict[str, Any]] = field(default_factory=dict)
+
+    def profile_task(self, prepared: Path) -> dict[str, Any]:
+        """The profile's `task` section for training, with files below ``prepared``."""
+        options = dict(self.options)
+        if self.source:
+            options["train"] = str(self._file(prepared, "train"))
+        return {"name": self.task, "options": {**options, **self.scored_on("validation", prepared)}}
+
+    def scored_on(self, part: Part, prepared: Path) -> dict[str, Any]:
+        """Options of the task that make ``part`` the validation set."""
+        if self.source:
+            return {"validation": str(self._file(prepared, part))}
+        return self.part_options[part]
+
+    def prepare(self, data: Path, prepared: Path) -> None:
+        """Write the parts of the set below ``prepared``, unless they are there."""
+        if not self.source or self._file(prepared, "test").exists():
+            return
+        folder, train_name, test_name = self.source
+        whole = (data / folder / train_name).read_text(encoding="utf-8")
+        cut = _cut_text if train_name.endswith(".txt") else _cut_rows
+        train, validation = cut(whole)
+        test = (data / folder / test_name).read_text(encoding="utf-8")
+        prepared.mkdir(parents=True, exist_ok=True)
+        for part, text in (("train", train), ("validation", validation), ("test", test)):
+            path = self._file(prepared, part)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+
+    def _file(self, prepared: Path, part: str) -> Path:
+        assert self.source
+        return prepared / f"{self.name}.{part}{Path(self.source[1]).suffix}"
+
+
+def _cut_rows(whole: str) -> tuple[str, str]:
+    rows = [row for row in whole.splitlines() if row.strip()]
+    random.Random(0).shuffle(rows)
+    validation, train = rows[:NUM_VALIDATION_ROWS], rows[NUM_VALIDATION_ROWS:]
+    return "\n".join(train) + "\n", "\n".join(validation) + "\n"
+
+
+def _cut_text(whole: str) -> tuple[str, str]:
+    """Cut before the first article that begins in the last tenth."""
+    start = whole.index("\n = ", int(len(whole) * (1 - VALIDATION_SHARE)))
+    return whole[:start], whole[start:]
+
+
+WIKITEXT = TaskCase(
+    "wikitext2",
+    "text",
+    {"train_limit": 64},
+    {"max_steps": 48, "batch_size": 4, "max_length": 128},
+    lr=5e-4,
+    score="perplexity",
+    num_test=96,
+    source=("wikitext2", "train.txt", "test.txt"),
+)
+
+WORDS = TaskCase(
+    "words",
+    "word-problems",
+    {"num_train": 200},
+    {"max_steps": 100, "batch_size": 8, "max_length": 64},
+    lr=1e-3,
+    score="exact_match",
+    num_test=400,
+    # Problems of another seed: a test problem may be one that was trained on with the probability
+    # 200 in some millions.
+    part_options={
+        "validation": {"num_validation": 256},
+        "test": {"num_validation": 400, "seed": 1},
+    },
+)
+
+GSM8K = TaskCase(
+    "gsm8k",
+    "prompt-completion",
+    {"prompt": "question", "completion": "answer", "truncation": "left", "train_limit": 64},
+    {"max_steps": 48, "batch_size": 4, "max_length": 128},
+    lr=5e-4,
+    score="perplexity",
+    num_test=96,
+    source=("gsm8k", "train.jsonl", "test.jsonl"),
+)
+
+TREC = TaskCase(
+    "trec",
+    "classification",
+    {
+        "train_limit": 200,
+        "template": "Question: {text}\nType:",
+        "verbalizers": {
+            "ABBR": "abbreviation",
+            "DESC": "description",
+            "ENTY": "entity",
+            "HUM": "person",
+            "LOC": "location",
+            "NUM": "number",
+        },
+    },
+    {"max_steps": 80, "batch_size": 8, "max_length": 64},
+    lr=1e-3,
+    score="accuracy",
+    num_test=250,
+    source=("trec", "train.jsonl", "test.jsonl"),
+)
+
+SST2 = TaskCase(
+    "sst2",
+    "classification",
+    {"train_limit": 120},
+    {"max_steps": 48, "batch_size": 8, "max_length": 64},
+    lr=1e-3,
+    score="accuracy",
+    num_test=250,
+    source=("sst2", "train.jsonl", "test.jsonl"),
+)
