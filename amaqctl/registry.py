@@ -13,7 +13,6 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
 from amaqctl.errors import PluginError
@@ -48,6 +47,8 @@ class Offer:
 
 @cache
 def _all_offers() -> tuple[Offer, ...]:
+    from importlib.metadata import distributions  # slow to import, and --help needs none
+
     found: dict[tuple[str, str, str], Offer] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
@@ -103,6 +104,8 @@ def load(group: str, name: str) -> Any:
     Raises:
         PluginError: unknown, offered twice, or its import failed (the cause is chained).
     """
+    from importlib.metadata import EntryPoint
+
     offer = find(group, name)
     try:
         return EntryPoint(offer.name, offer.target, offer.group).load()

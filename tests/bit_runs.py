@@ -62,7 +62,7 @@ def make_run(folder: Path, shift: int = 0, is_done: bool = True) -> Path:
 
 
 def write_state(folder: Path, shift: int = 0) -> None:
-    """What the senders measured over two steps, and their options."""
+    """What the senders measured, and their options."""
     folder.mkdir(parents=True)
     tensors: dict[str, np.ndarray] = {}
     options = {}
@@ -70,9 +70,8 @@ def write_state(folder: Path, shift: int = 0) -> None:
         place = f"link{link}.activation.sender"
         ripple = np.arange(NUM_CHANNELS) % 3 / 2 - 0.5
         wanted = widths(link, STEPS[-1], shift) + ripple
-        tensors[f"{place}.gradient_energy_K"] = (2 * 4.0 ** (wanted - 8)).astype(np.float32)
-        tensors[f"{place}.range_energy_K"] = np.full(NUM_CHANNELS, 2 * 9.0, dtype=np.float32)
-        tensors[f"{place}.num_observed_K"] = np.full(NUM_CHANNELS, 2, dtype=np.int64)
+        tensors[f"{place}.harm.gradient_energy_K"] = (4.0 ** (wanted - 8)).astype(np.float32)
+        tensors[f"{place}.harm.range_energy_K"] = np.full(NUM_CHANNELS, 9.0, dtype=np.float32)
         tensors[f"link{link}.gradient.sender.memory"] = np.zeros(4, dtype=np.float32)
         options[place] = {"options": {"min_bits": 2, "max_bits": 8, "target_bits": 4.0}}
         options[f"link{link}.gradient.sender"] = {"options": {"bits": 6, "group_size": 64}}

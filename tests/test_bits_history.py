@@ -149,7 +149,7 @@ def test_a_run_without_widths_says_so(run):
         choose_snapshot(run, "final")
 
 
-def test_the_sensitivity_is_a_mean_over_the_steps_that_were_seen(run):
+def test_the_sensitivity_is_that_of_the_means_in_the_state(run):
     found = read_sensitivities(run.path / "quantizer" / "quantizer.safetensors")
     assert sorted(found) == [(0, "activation"), (1, "activation"), (2, "activation")]
     measured = found[1, "activation"]
@@ -167,9 +167,8 @@ def test_columns_that_were_never_seen_do_not_count(tmp_path):
     arrays = {
         "gradient_energy_K": np.array([4, 1, 0, 9], np.float32),
         "range_energy_K": np.array([4, 4, 0, 9], np.float32),
-        "num_observed_K": np.array([1, 1, 0, 1], np.int64),
     }
-    save_file({f"{place}.{key}": value for key, value in arrays.items()}, path)
+    save_file({f"{place}.harm.{key}": value for key, value in arrays.items()}, path)
     measured = read_sensitivities(path)[0, "activation"]
     widths_K = np.array([3, 2, 8, 4], np.uint8)
     assert np.isnan(measured.log_sensitivity_K).tolist() == [False, False, True, False]
@@ -180,7 +179,8 @@ def test_quantizers_that_measure_nothing_give_nothing(tmp_path):
     path = tmp_path / "q.safetensors"
     place = "link0.activation.sender"
     zeros = np.zeros(4, np.float32)
-    save_file({f"{place}.gradient_energy_K": zeros, f"{place}.range_energy_K": zeros}, path)
+    energies = ("harm.gradient_energy_K", "harm.range_energy_K")
+    save_file({f"{place}.{key}": zeros for key in energies}, path)
     assert read_sensitivities(path) == {}
     save_file({f"{place}.memory": zeros}, path)
     assert read_sensitivities(path) == {}

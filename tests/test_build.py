@@ -134,6 +134,15 @@ def test_a_name_that_nobody_offers(tmp_path: Path, right: str, wrong: str, words
     assert (caught.value.error_id, caught.value.exit_code) == ("PLUGIN-UNKNOWN", 5)
 
 
+def test_an_unknown_name_does_not_hide_other_faults(tmp_path: Path) -> None:
+    changes = ["quantizers.activation.name=fixt", "quantizers.gradient.options.bits=9"]
+    with pytest.raises(ProfileError) as caught:
+        build(load_profile("quickstart", changes))
+    lines = [str(problem) for problem in caught.value.problems]
+    assert any("unknown quantizer 'fixt' (did you mean 'fixed'?" in line for line in lines)
+    assert any("quantizers.gradient.options.bits" in line for line in lines)
+
+
 def test_an_unknown_option_at_its_place(tmp_path: Path) -> None:
     assert problems(tmp_path, ("target_bits: 4", "target_bit: 4")) == [
         "mine.yaml:9:7: quantizers.activation.options.target_bit: "

@@ -122,8 +122,8 @@ def test_who_holds_what_and_which_tokens_carry_loss(tmp_path, monkeypatch):
     result = run(*arguments, "2", "--dry-run", "--json")
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)["data"]
-    # q_proj 32 x 32 and v_proj 32 x 16, rank 8: 896 a block; a gate for each of 32 channels.
-    assert [stage["trainable"] for stage in data["stages"]] == [5 * 896 + 32, 3 * 896]
+    # q_proj 32 x 32 and v_proj 32 x 16, rank 8: 896 a block; the gates are set, not trained.
+    assert [stage["trainable"] for stage in data["stages"]] == [5 * 896, 3 * 896]
     assert [(s["first_block"], s["last_block"]) for s in data["stages"]] == [(1, 5), (6, 8)]
     assert all(s["bytes"] > 2 * s["parameters"] for s in data["stages"])
     facts = data["data"]

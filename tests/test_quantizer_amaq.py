@@ -1,4 +1,4 @@
-"""`amaq`: gate gradients, the budget, calibration, options, state."""
+"""`amaq`: gates that are learned, the paper's widths and loss, the budget."""
 
 from __future__ import annotations
 
@@ -194,96 +194,6 @@ def test_micro_batches_of_a_step_share_their_widths():
         optimizer.zero_grad()
     assert seen[0] == [3] * NUM_CHANNELS
     assert seen[-1] != seen[0]
-
-
-def _squared_error(x: Tensor, bits: int) -> Tensor:
-    """Mean squared error (C,) of a quantizer that gives every channel ``bits`` bits."""
-    flat = _build(allocation="learned", target_bits=bits, scale_dtype="float32")
-    context = replace(CONTEXT, training=False)
-    return (flat.dequantize(flat.quantize(x, context), context) - x).square().mean((0, 1))
-
-
-def _sensitive(steps: int, **options: Any) -> tuple[AmaqQuantizer, Tensor]:
-    """Calibrate on gradients that differ by channel; returns E[g²]·D(b) as it should be (W, C)."""
-    quantizer = _build(**{"target_bits": 4.0, "scale_dtype": "float32", **options})
-    weight_C = 2.0 ** torch.arange(NUM_CHANNELS)
-    gradients, errors = torch.zeros(NUM_CHANNELS), torch.zeros(9, NUM_CHANNELS)
-    for step in range(steps):
-        x, g = _random((2, 8, NUM_CHANNELS), step), _random((2, 8, NUM_CHANNELS), 50 + step)
-        _backward(quantizer, x, g * weight_C, replace(CONTEXT, step=step))
-        assert quantizer.allocation().mean_bits == 8.0
-        gradients += (g * weight_C).square().mean((0, 1)) / steps
-        errors += torch.stack([_squared_error(x, bits) for bits in range(9)]) / steps
-    return quantizer, gradients * errors
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_calibration_sets_gates_by_water_filling(steps):
-    quantizer, harm_WC = _sensitive(steps, calibration_steps=steps)
-    assert not bool(quantizer.is_calibrated)
-    quantizer.quantize(_random((2, 8, NUM_CHANNELS), 9), replace(CONTEXT, step=steps))
-    assert bool(quantizer.is_calibrated)
-    wanted_C = bit_budget.water_filling(harm_WC, 0, 4.0)
-    assert wanted_C.tolist() == sorted(wanted_C.tolist())
-    assert len(wanted_C.unique()) > 2
-    shares_C = (wanted_C / 8).clamp(0.02, 0.98)
-    assert torch.allclose(quantizer.gates_K.detach().double(), shares_C.logit(), atol=1e-5)
-    widths_C = quantizer.allocation().widths_C
-    assert int(widths_C.sum()) == 4 * NUM_CHANNELS
-    fractional_C = _bits(quantizer, quantizer.gates_K.detach().double(), 4.0)
-    assert torch.equal(widths_C, bit_budget.round_to_mean(fractional_C, 0, 8, 4.0))
-
-
-def test_an_empty_batch_spoils_no_calibration():
-    quantizer = _build(calibration_steps=1)
-    for micro_batch, rows in enumerate((2, 0)):
-        x = _random((rows, 8, NUM_CHANNELS), 0)
-        _backward(quantizer, x, x.exp(), replace(CONTEXT, micro_batch=micro_batch))
-    state = quantizer.state_dict().values()
-    assert all(bool(value.isfinite().all()) for value in state if value.is_floating_point())
-    quantizer.quantize(_random((2, 8, NUM_CHANNELS), 0), replace(CONTEXT, step=1))
-    assert int(quantizer.allocation().widths_C.sum()) == 4 * NUM_CHANNELS
-
-
-def test_calibration_works_where_nothing_before_the_cut_learns():
-    quantizer = _build(calibration_steps=1)
-    x = _random((2, 8, NUM_CHANNELS), 0)
-    quantizer.quantize(x, CONTEXT)
-    stand_in = quantizer.surrogate(x, CONTEXT)  # x has no gradient of its own
-    stand_in.backward(torch.ones_like(x))
-    quantizer.quantize(x, replace(CONTEXT, step=1))
-    assert bool(quantizer.is_calibrated)
-    assert quantizer.allocation().mean_bits == pytest.approx(4.0)
-
-
-def test_positions_never_seen_in_calibration_get_the_mean():
-    quantizer = _build(axis="position", target_bits=4.0, calibration_steps=1)
-    x, g = _random((2, 4, NUM_CHANNELS), 0), _random((2, 4, NUM_CHANNELS), 1)
-    g = g * torch.tensor([8.0, 4.0, 2.0, 1.0]).unsqueeze(-1)
-    _backward(quantizer, x, g, CONTEXT)
-    quantizer.quantize(x, replace(CONTEXT, step=1))
-    widths_T = quantizer.allocation().widths_C.tolist()
-    assert widths_T[:4] == sorted(widths_T[:4], reverse=True)
-    assert sum(widths_T[:4]) == 16
-    assert widths_T[4:] == [4] * 6
-
-
-def test_state_round_trips_in_the_midst_of_calibration_and_after():
-    first, _ = _sensitive(1)
-    for steps in (1, 2, 3):
-        other = _build(target_bits=4.0, scale_dtype="float32")
-        other.load_state_dict(first.state_dict())
-        assert bool(other.is_calibrated) == (steps == 3)
-        assert torch.equal(other.gradient_energy_K, first.gradient_energy_K)
-        assert float(other.range_energy_K.min()) > 0
-        x, g = _random((2, 8, NUM_CHANNELS), steps), _random((2, 8, NUM_CHANNELS), 70 + steps)
-        for quantizer in (first, other):
-            _backward(quantizer, x, g, replace(CONTEXT, step=steps))
-        assert first.allocation() == other.allocation()
-        assert all(
-            torch.equal(a, b)
-            for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
-        )
 
 
 def test_position_gates_follow_the_first_position():

@@ -31,7 +31,7 @@ def _grid(**changes: Any) -> MixedGrid:
 
 def _round_trip(grid: MixedGrid, x: Tensor, widths: list[int]) -> tuple[Tensor, QuantizedTensor]:
     allocation = BitAllocation(torch.tensor(widths, dtype=torch.uint8), grid.axis)
-    quantized, _, _ = grid.encode(x, allocation)
+    quantized, _ = grid.encode(x, allocation)
     return grid.decode(quantized), quantized
 
 
@@ -86,15 +86,15 @@ def test_padding_shifts_no_centre_and_sets_no_range(center, clip, widths):
 def test_clip_limits_a_range_and_says_what_it_clipped():
     x = torch.tensor([[[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [9.0, 1.0]]])
     allocation = BitAllocation.uniform(8, 2, "channel")
-    quantized, peak_K, unclipped = _grid(center=False, clip=2.0).encode(x, allocation)
-    assert quantized.side["range"].tolist() == peak_K.tolist() == [6.0, 1.0]  # 2 · mean 3; max
+    quantized, unclipped = _grid(center=False, clip=2.0).encode(x, allocation)
+    assert quantized.side["range"].tolist() == [6.0, 1.0]  # 2 · mean 3; max
     assert unclipped[0].tolist() == [[1.0, 1.0]] * 3 + [[0.0, 1.0]]
     assert float(_grid(center=False).decode(quantized)[0, 3, 0]) == pytest.approx(6.0)
 
 
 def test_channels_below_two_bits_are_not_called_clipped():
     widths_C = torch.tensor([0, 1, 2, 8], dtype=torch.uint8)
-    _, _, unclipped = _grid(clip=1.0).encode(X, BitAllocation(widths_C, "channel"))
+    _, unclipped = _grid(clip=1.0).encode(X, BitAllocation(widths_C, "channel"))
     assert unclipped[0, :, :2].tolist() == [[1.0, 1.0]] * 4
     assert float(unclipped[..., 2:].min()) == 0.0
 

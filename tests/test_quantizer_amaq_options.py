@@ -46,6 +46,8 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
         ({"alpha": 0}, "alpha"),
         ({"initial_share": 1.0}, "initial_share"),
         ({"clip": float("inf")}, "clip"),
+        ({"memory": 1.0}, "memory"),
+        ({"memory": -0.1}, "memory"),
     ],
     ids=str,
 )

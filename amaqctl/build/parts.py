@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,8 +36,8 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
     """Look up every named part and validate its options; all faults are shown together.
 
     Raises:
-        PluginError: a name is unknown, broken or ambiguous.
-        ProfileError: options are wrong.
+        PluginError: one name is unknown, broken or ambiguous, and nothing else is wrong.
+        ProfileError: options are wrong, or more than one thing is.
     """
     profile = loaded.profile
     problems: list[Problem] = []
@@ -48,17 +48,22 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
         "transport": (registry.TRANSPORTS, "transport", profile.transport),
     }
     found: dict[str, Part] = {}
+    missing: list[PluginError] = []
     for key, (group, path, choice) in sections.items():
         try:
             cls = registry.load(group, choice.name)
         except PluginError as error:
             place = loaded.problem_at(f"{path}.name", error.message)
-            raise PluginError(str(place), hint=error.hint, error_id=error.error_id) from error
+            missing.append(PluginError(str(place), hint=error.hint, error_id=error.error_id))
+            problems.append(replace(place, message=f"{place.message} ({error.hint})"))
+            continue
         try:
             found[key] = Part(choice.name, cls, cls.Config(**choice.options))
         except ValidationError as error:
             known = cls.Config.model_fields
             problems += loaded.option_problems(path, error, known, choice.name)
+    if len(problems) == len(missing) == 1:  # nothing else is wrong: an error of its own kind
+        raise missing[0]
     if problems:
         raise profile_error(problems)
     lossless = registry.load(registry.QUANTIZERS, "none")

@@ -66,7 +66,9 @@ class AmaqQuantizer(Quantizer):
         super().__init__(config, site)
         num_columns = site.num_channels if config.axis == "channel" else site.max_positions
         initial = math.log(config.initial_share / (1 - config.initial_share)) / config.alpha
-        self.gates_K = nn.Parameter(torch.full((num_columns,), initial))
+        self.gates_K = nn.Parameter(
+            torch.full((num_columns,), initial), requires_grad=config.allocation == "learned"
+        )
         self.harm = ColumnHarm(
             num_columns, config.min_bits, config.max_bits, config.memory, config.axis
         )

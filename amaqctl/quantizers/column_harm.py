@@ -80,7 +80,7 @@ class ColumnHarm(nn.Module):
         """E[g²] · D(b) of every column at every width, shape (W, K).
 
         Where no gradient came yet all columns matter alike; a column that was never sent counts
-        as an average one.
+        as the median of the others.
         """
         energy_K, is_felt_K = self.gradient_energy_K, self.num_gradients_K > 0
         if not bool(is_felt_K.any()):
@@ -89,7 +89,9 @@ class ColumnHarm(nn.Module):
         is_known_K = is_felt_K & (self.num_errors_K > 0)
         if not bool(is_known_K.any()):
             return harm_WK
-        return torch.where(is_known_K, harm_WK, harm_WK[:, is_known_K].mean(1, keepdim=True))
+        # The median: a mean would be that of the one position that everything attends to.
+        usual_W1 = harm_WK[:, is_known_K].median(1, keepdim=True).values
+        return torch.where(is_known_K, harm_WK, usual_W1)
 
     def _weight_K(self, count_K: Tensor, columns: slice) -> Tensor:
         """Weight of a new observation of ``columns``, which it counts."""

@@ -87,7 +87,10 @@ class MixedGrid:
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        num_columns = values_BTC.shape[2 if self.axis == "channel" else 1]
+        # A sign has no zero: padding would have an error at one bit.
+        is_token_RK = self._to_matrix(is_token_BT1.expand(values_BTC.shape))
+        num_tokens_K = is_token_RK.sum(0).clamp(min=1)
+        num_columns = is_token_RK.shape[1]
         curves = []
         for bits in widths:
             allocation = BitAllocation.uniform(bits, num_columns, self.axis)
@@ -97,7 +100,7 @@ class MixedGrid:
             scale_RK = step_size(range_RK, allocation)
             codes_RK = nearest_codes(matrix_RK, scale_RK, allocation)
             error_RK = values_of_codes(codes_RK, scale_RK, allocation) - matrix_RK
-            curves.append(error_RK.square_().mean(0))
+            curves.append((error_RK.square_() * is_token_RK).sum(0) / num_tokens_K)
         return torch.stack(curves), _amax(range_RK.expand(-1, num_columns), 0)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:

@@ -29,7 +29,7 @@ class Method:
     gradient: dict[str, Any] = field(default_factory=lambda: dict(GRADIENT))
     profile: dict[str, Any] = field(default_factory=dict)
 
-    def quantizers(self, bits: int | None) -> dict[str, Any]:
+    def quantizers(self, bits: float | None) -> dict[str, Any]:
         """The profile's `quantizers` section."""
         options = dict(self.options)
         if self.width_option:

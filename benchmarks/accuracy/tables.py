@@ -20,7 +20,7 @@ _HEADER = {
 
 def tables(cells: Iterable[Cell], found: dict[str, Record]) -> str:
     """A table for each task and cut, widths together, rows in the order of the grid."""
-    groups: dict[tuple[str, str], dict[tuple[int, str], list[Cell]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[float, str], list[Cell]]] = {}
     for cell in cells:
         rows = groups.setdefault((cell.task.name, cell.cuts), defaultdict(list))
         rows[cell.bits or 0, cell.method.name].append(cell)
@@ -48,7 +48,7 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(statistics.mean(map(math.log, values)))
 
 
-def _table(rows: dict[tuple[int, str], list[Cell]], found: dict[str, Record]) -> list[str]:
+def _table(rows: dict[tuple[float, str], list[Cell]], found: dict[str, Record]) -> list[str]:
     score = next(iter(rows.values()))[0].task.score
     name, digits = _HEADER[score], 2 if score == "perplexity" else 3
     header = ["width", "method", "seeds", f"{name}, through the cut", f"{name}, clean"]

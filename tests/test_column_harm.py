@@ -1,0 +1,193 @@
+"""What `amaq` measures of its columns: running means, harm, and error curves of the real grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from amaqctl.bits import BitAllocation
+from amaqctl.quantizers.column_harm import STEPS_BETWEEN_ERRORS, ColumnHarm
+from amaqctl.quantizers.mixed_grid import MixedGrid
+
+ALL = slice(None)
+
+
+def _harm(num_columns: int = 2, memory: float = 0.5, axis: Any = "channel") -> ColumnHarm:
+    return ColumnHarm(num_columns, 2, 4, memory, axis)
+
+
+def _grid(**changes: Any) -> MixedGrid:
+    options = {
+        "axis": "channel",
+        "scale": "channel",
+        "center": True,
+        "clip": None,
+        "scale_dtype": "float32",
+    }
+    return MixedGrid(**{**options, **changes})
+
+
+def _random(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- running means ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("memory", "means"),
+    [
+        (0.0, [4.0, 0.0, 8.0, 2.0]),  # the last one
+        (0.5, [4.0, 2.0, 5.0, 3.5]),  # a plain mean of two, then by halves
+        (0.9, [4.0, 2.0, 4.0, 3.5]),  # a plain mean of the first ten
+    ],
+)
+def test_a_mean_is_plain_until_its_memory_is_full(memory, means):
+    harm = _harm(1, memory)
+    found = []
+    for energy in (4.0, 0.0, 8.0, 2.0):
+        harm.observe_gradient(torch.tensor([[energy**0.5]]), ALL)
+        found.append(float(harm.gradient_energy_K))
+    assert found == pytest.approx(means)
+    for _ in range(200):
+        harm.observe_gradient(torch.tensor([[3.0]]), ALL)
+    assert float(harm.gradient_energy_K) == pytest.approx(9.0, rel=1e-5)
+
+
+def test_errors_and_ranges_have_means_of_their_own():
+    harm = _harm(2)
+    for scale in (1.0, 3.0):
+        curve_WK = torch.tensor([[4.0, 8.0], [2.0, 4.0], [1.0, 2.0]]) * scale
+        harm.observe_error(curve_WK, torch.tensor([1.0, 2.0]) * scale, ALL)
+    assert harm.error_WK.tolist() == [[8.0, 16.0], [4.0, 8.0], [2.0, 4.0]]
+    assert harm.range_energy_K.tolist() == [5.0, 20.0]  # means of squares: (1 + 9) / 2
+    assert harm.gradient_energy_K.tolist() == [0.0, 0.0]
+
+
+def test_a_gradients_energy_is_the_mean_square_of_a_column():
+    gradient = torch.tensor([[[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]], [[1.0, 2.0, 4.0], [3.0, 0, 0]]])
+    channels, positions = _harm(3), _harm(5, axis="position")
+    channels.observe_gradient(gradient, ALL)
+    assert channels.gradient_energy_K.tolist() == [5.0, 2.0, 4.0]
+    positions.observe_gradient(gradient, slice(1, 3))
+    expected = [0.0, (1 + 4 + 1 + 4 + 16) / 6, 18 / 6, 0.0, 0.0]
+    assert positions.gradient_energy_K.tolist() == pytest.approx(expected)
+    assert positions.num_gradients_K.tolist() == [0, 1, 1, 0, 0]
+
+
+def test_each_column_counts_its_own_observations():
+    harm = _harm(3, 0.9, "position")
+    for columns, value in ((slice(0, 2), 2.0), (slice(1, 3), 4.0)):
+        harm.observe_gradient(torch.full((1, 2, 4), value), columns)
+    assert harm.gradient_energy_K.tolist() == [4.0, 10.0, 16.0]
+    assert harm.num_gradients_K.tolist() == [1, 2, 1]
+
+
+def test_half_precision_gradients_are_squared_in_float32():
+    harm = _harm(1)
+    harm.observe_gradient(torch.full((1, 8, 1), 2.0**-14, dtype=torch.float16), ALL)
+    assert float(harm.gradient_energy_K) == 2.0**-28
+    harm.observe_gradient(torch.zeros((0, 8, 1)), ALL)  # an empty batch has no mean
+    assert harm.num_gradients_K.tolist() == [1]
+
+
+# --- harm ---------------------------------------------------------------------------------------
+
+_CURVE_WK = torch.tensor([[9.0, 8.0, 1.0], [3.0, 4.0, 1.0], [1.0, 2.0, 1.0]])
+
+
+def test_harm_is_error_times_energy():
+    harm = _harm(3)
+    assert harm.harm_WK().tolist() == torch.zeros(3, 3).tolist()
+    harm.observe_error(_CURVE_WK, torch.ones(3), ALL)
+    assert torch.equal(harm.harm_WK(), _CURVE_WK)  # no gradient yet: all matter alike
+    harm.observe_gradient(torch.tensor([[[2.0, 1.0, 0.0]]]), ALL)
+    assert torch.equal(harm.harm_WK(), _CURVE_WK * torch.tensor([4.0, 1.0, 0.0]))
+
+
+def test_gradients_alone_tell_nothing():
+    harm = _harm(3)
+    harm.observe_gradient(torch.ones(1, 1, 3), ALL)
+    assert harm.harm_WK().tolist() == torch.zeros(3, 3).tolist()
+
+
+def test_a_column_that_was_never_sent_is_a_usual_one():
+    harm = _harm(5, axis="position")
+    harm.observe_error(_CURVE_WK, torch.ones(3), slice(0, 3))
+    median_W = _CURVE_WK.median(1).values
+    assert torch.allclose(harm.harm_WK()[:, 3:], median_W.unsqueeze(1).expand(-1, 2))
+    # Position 2 came, but no gradient for it: it is as unknown as positions 3 and 4.
+    harm.observe_gradient(torch.tensor([[[2.0], [1.0]]]), slice(0, 2))
+    expected_WK = _CURVE_WK[:, :2] * torch.tensor([4.0, 1.0])
+    assert torch.allclose(harm.harm_WK()[:, :2], expected_WK)
+    unknown = expected_WK.median(1, keepdim=True).values.expand(-1, 3)
+    assert torch.allclose(harm.harm_WK()[:, 2:], unknown)
+
+
+def test_errors_are_due_at_every_eighth_step_and_where_there_are_none():
+    harm = _harm(3)
+    assert STEPS_BETWEEN_ERRORS == 8
+    assert all(harm.is_error_due(step) for step in range(20))
+    harm.observe_error(_CURVE_WK, torch.ones(3), ALL)
+    assert [step for step in range(20) if harm.is_error_due(step)] == [0, 8, 16]
+
+
+# --- error curves -------------------------------------------------------------------------------
+
+GRIDS = [
+    {},
+    {"clip": "search"},
+    {"clip": 2.0, "scale_dtype": "bfloat16"},
+    {"center": False, "clip": "search"},
+    {"center": False},
+    {"scale": "token", "center": False},
+    {"scale": "channel-token", "scale_dtype": "bfloat16"},
+    {"axis": "position"},
+    {"axis": "position", "scale": "token"},
+]
+
+
+def _tried(grid: MixedGrid) -> range:
+    return range(0 if grid.axis == grid.scale == "channel" else 2, 9)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 5), (1, 1, 3), (7, 4)], ids=str)
+@pytest.mark.parametrize("options", GRIDS, ids=str)
+def test_error_curves_are_the_squared_errors_of_what_would_be_sent(options, shape):
+    grid = _grid(**options)
+    x = _random(shape) * torch.logspace(-1, 1, shape[-1]) + torch.linspace(-1, 1, shape[-1])
+    before = x.clone()
+    curves_WK, range_K = grid.error_curves(x, _tried(grid))
+    assert torch.equal(x, before)
+    num_columns = shape[-1] if grid.axis == "channel" else shape[-2]
+    assert (curves_WK.dtype, range_K.shape) == (torch.float32, (num_columns,))
+    others = tuple(d for d in range(x.dim()) if d != x.dim() - (1 if grid.axis == "channel" else 2))
+    for bits, found_K in zip(_tried(grid), curves_WK, strict=True):
+        quantized, _ = grid.encode(x, BitAllocation.uniform(bits, num_columns, grid.axis))
+        expected_K = (grid.decode(quantized) - x).double().square().mean(others)
+        assert torch.allclose(found_K.double(), expected_K, rtol=1e-3, atol=1e-9)
+    if grid.axis == grid.scale == "channel":
+        assert torch.equal(range_K, quantized.side["range"].float())  # that of 8 bits
+    elif grid.scale == "token":
+        assert float(range_K.max()) == float(quantized.side["token_range"].max())
+
+
+@pytest.mark.parametrize("options", GRIDS, ids=str)
+def test_padding_is_in_no_error_curve(options):
+    grid = _grid(**options)
+    x = _random((2, 6, 4)) * torch.tensor([1.0, 2.0, 4.0, 8.0])
+    padded = torch.cat([x, torch.zeros(2, 5, 4)], dim=1)
+    curves_WK, range_K = grid.error_curves(x, _tried(grid))
+    padded_WK, padded_range_K = grid.error_curves(padded, _tried(grid))
+    num_columns = curves_WK.shape[1]
+    assert torch.allclose(padded_WK[:, :num_columns], curves_WK, rtol=1e-4)
+    assert torch.allclose(padded_range_K[:num_columns], range_K)
+
+
+def test_a_tensor_of_padding_alone_has_no_error():
+    curves_WK, range_K = _grid(clip="search").error_curves(torch.zeros(2, 3, 4), range(9))
+    assert curves_WK.tolist() == torch.zeros(9, 4).tolist()
+    assert range_K.tolist() == [0.0] * 4
