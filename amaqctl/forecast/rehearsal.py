@@ -20,7 +20,7 @@ from amaqctl.tasks.batch import Batch, batch_at
 from amaqctl.wire import Message
 
 _MOST_STEPS = 3
-"""Enough to get past a first step's set-up, and past the calibration that methods begin with."""
+"""Enough to get past a first step's set-up, and past what methods send only at the start."""
 
 
 @dataclass(frozen=True)

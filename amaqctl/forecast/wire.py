@@ -2,7 +2,7 @@
 
 Every step's batch is known beforehand: its padded length, and how many of its samples come for
 the first time, which decides what a quantizer with a memory sends. What a value costs is measured
-at a few dozen steps spread over the run: the quantizers, calibrated by the real first steps, are
+at a few dozen steps spread over the run: the quantizers, as the real first steps left them, are
 told the late step's number and samples and encode the tensors of an early one. In between, the
 cost is interpolated, apart for first and for later visits. Learned widths move meanwhile by their
 own penalty alone; what the loss would teach them is not foreseen.

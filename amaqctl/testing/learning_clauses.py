@@ -25,7 +25,7 @@ _SHAPE_BTC = (2, 16, NUM_CHANNELS)
 _FACTOR_OF_X = 8.0
 _FACTOR_OF_PARAMETERS = 16.0
 _PARAMETER_STEPS = (0.5, 1.0, 2.0)
-_STEPS_BEFORE = 8  # past any calibration
+_STEPS_BEFORE = 8  # past whatever a method does only at the start
 
 
 def surrogate(subject: Subject) -> None:

@@ -1,0 +1,161 @@
+"""The accuracy benchmark: cells, data parts, what is skipped, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "accuracy"))
+
+import bars
+import grids
+import records
+import render
+import tables
+import tasks
+from methods import AMAQ, AMAQ_PAPER, GROUP_64, NONE
+
+from amaqctl.build import resolve_parts
+from amaqctl.profile import load_profile
+
+ALL_CELLS = {cell.key: cell for cells in grids.GRIDS.values() for cell in cells}
+
+
+def cell(method: Any = AMAQ, bits: float | None = 3, seed: int = 17) -> grids.Cell:
+    return grids.Cell(tasks.WIKITEXT, method, bits, seed)
+
+
+def record(of: grids.Cell, perplexity: float, **more: Any) -> records.Record:
+    scores = {"loss": math.log(perplexity), "perplexity": perplexity}
+    trained = {
+        "data": {
+            "loss_before": 4.0,
+            "activation_bits_at_end": 3.08,
+            "activation_bits_over_run": 3.1,
+            "gradient_bits_over_run": 6.26,
+            "wire_bytes": 2**20,
+            "wire_values": 10,
+            "seconds": 1.0,
+            "peak_memory_mib": 1,
+        }
+    }
+    scored = {"data": {"num_examples": 96, "metrics": {"quantized": scores, "clean": scores}}}
+    return {**records.record_of(of, {"commit": "abc"}, trained, scored, {}), **more}
+
+
+def test_no_grid_has_a_cell_twice_and_keys_tell_cells_apart() -> None:
+    for name, cells in grids.GRIDS.items():
+        keys = [c.key for c in cells]
+        assert len(keys) == len(set(keys)), name
+    by_key: dict[str, str] = {}
+    for c in (c for cells in grids.GRIDS.values() for c in cells):
+        assert by_key.setdefault(c.key, c.digest()) == c.digest()
+
+
+@pytest.mark.parametrize("key", sorted(k for k in ALL_CELLS if "seed17" in k))
+def test_every_cell_is_a_profile_whose_options_are_legal(key: str, tmp_path: Path) -> None:
+    changes = [f"{k}={json.dumps(v)}" for k, v in ALL_CELLS[key].changes(tmp_path).items()]
+    parts = resolve_parts(load_profile("quickstart", changes))
+    assert parts.activation.name == ALL_CELLS[key].method.quantizer
+
+
+def test_parts_of_a_set_have_no_row_in_common(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"t{n}", "label": "a"}) for n in range(400)]
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "trec" / "train.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "trec" / "test.jsonl").write_text("test row\n")
+    prepared = tmp_path / "prepared"
+    tasks.TREC.prepare(tmp_path, prepared)
+    train, validation, test = (
+        (prepared / f"trec.{part}.jsonl").read_text().splitlines()
+        for part in ("train", "validation", "test")
+    )
+    assert (len(train), len(validation), test) == (144, 256, ["test row"])
+    assert sorted(train + validation) == sorted(rows)
+
+
+def test_a_text_is_cut_where_an_article_begins(tmp_path: Path) -> None:
+    whole = "".join(f"\n = Title {n} = \n\nSome words of article {n}.\n" for n in range(50))
+    (tmp_path / "wikitext2").mkdir()
+    (tmp_path / "wikitext2" / "train.txt").write_text(whole)
+    (tmp_path / "wikitext2" / "test.txt").write_text("t")
+    tasks.WIKITEXT.prepare(tmp_path, tmp_path / "p")
+    train, validation = (
+        (tmp_path / "p" / f"wikitext2.{part}.txt").read_text() for part in ("train", "validation")
+    )
+    assert train + validation == whole
+    assert validation.startswith("\n = Title 4")
+    assert 0.05 < len(validation) / len(whole) < 0.12
+
+
+def test_training_never_sees_the_test_part() -> None:
+    place = Path("data")
+    for c in ALL_CELLS.values():
+        trained_on = json.dumps(c.changes(place)["task"])
+        (scored_on,) = (v for k, v in c.scoring(place).items() if "validation" in k)
+        if c.task.source:
+            assert "test" not in trained_on
+            assert c.scored_on in scored_on
+
+
+def test_a_cell_with_a_record_of_its_settings_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    done, open_ = cell(), cell(seed=18)
+    records.append(path, record(done, 40.0))
+    assert records.missing([done, open_, open_], records.load(path)) == [open_]
+    records.append(path, record(done, 40.0, digest="of other settings"))
+    assert records.missing([done], records.load(path)) == [done]
+
+
+def test_a_row_folds_seeds() -> None:
+    cells = [cell(seed=17), cell(seed=18), cell(NONE, None)]
+    found = {c.key: record(c, p) for c, p in zip(cells, (40.0, 42.0, 39.0), strict=True)}
+    text = tables.tables(cells, found)
+    assert "**wikitext2**, cut after block 5:" in text
+    assert "| 3 | amaq | 2 | 41.00 ± 1.41 | 41.00 ± 1.41 | 3.08 | 3.10 | 6.26 | 1.00 |" in text
+    assert "| own | none | 1 | 39.00 | 39.00 |" in text
+
+
+def test_a_run_that_failed_stays_in_the_table() -> None:
+    cells = [cell(seed=17), cell(seed=18)]
+    trained = {"error": {"id": "DIVERGED"}}
+    found = {
+        cells[0].key: record(cells[0], 40.0),
+        cells[1].key: records.record_of(cells[1], {}, trained, None, {}),
+    }
+    assert "| 3 | amaq | 2, 1 diverged | 40.00 | 40.00 |" in tables.tables(cells, found)
+
+
+def test_a_bar_compares_means_of_all_seeds() -> None:
+    wanted = [(AMAQ, 3, (40.0, 40.0, 40.0)), (GROUP_64, 3, (50.0, 50.0, 50.0))]
+    found = {}
+    for method, bits, perplexities in wanted:
+        for seed, perplexity in zip(grids.SEEDS, perplexities, strict=True):
+            c = cell(method, bits, seed)
+            found[c.key] = record(c, perplexity)
+    by_claim = {bar.claim: bar for bar in bars.bars(found)}
+    bar = by_claim["perplexity amaq / group-64, 3 bits, through the cut"]
+    assert (bar.measured, bar.is_met, bar.seeds) == ("0.800", True, 3)
+    assert by_claim["perplexity amaq / group-64, 2 bits, through the cut"].measured is None
+    assert by_claim["diverged runs at 3 bits, all tasks"].row().endswith("| 0 | 0 | yes | 3 |")
+
+
+def test_a_page_keeps_what_is_not_generated() -> None:
+    page = "Before.\n<!-- records: verdicts -->\nold\n<!-- end of verdicts -->\nAfter.\n"
+    text = render.renewed(page, {})
+    assert text.startswith("Before.\n<!-- records: verdicts -->\n\n| bar | asked")
+    assert text.endswith("<!-- end of verdicts -->\nAfter.\n")
+    assert "old" not in text
+    assert render.renewed(text, {}) == text
+
+
+def test_paper_mode_has_no_width_of_ours() -> None:
+    assert AMAQ_PAPER.quantizers(None)["activation"] == {
+        "name": "amaq",
+        "options": {"mode": "paper"},
+    }
