@@ -27,7 +27,7 @@ from methods import (
     Method,
     amaq,
 )
-from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase
+from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase, larger
 
 EARLY, LATE, U_SHAPE, ALL_LAYERS = [5], [25], [5, 25], "all"
 SEEDS = (17, 18, 19)
@@ -166,6 +166,19 @@ _ABLATIONS = [
     amaq("gradient-amaq-6", {"name": "amaq", "options": {"target_bits": 6}}),
 ]
 
+_ALL_TASKS = [WIKITEXT, WORDS, GSM8K, TREC, SST2]
+_ALL_METHODS = [
+    NONE,
+    FIXED_TOKEN,
+    FIXED_CHANNEL,
+    GROUP_32,
+    GROUP_64,
+    GROUP_128,
+    AQ_SGD,
+    AMAQ,
+    AMAQ_PAPER,
+]
+
 GRIDS: dict[str, list[Cell]] = {
     # About an hour on two cores.
     "small": [
@@ -177,12 +190,7 @@ GRIDS: dict[str, list[Cell]] = {
     "stability": _STABILITY,
     "cuts": _CUTS,
     "gsm8k": list(cells([GSM8K], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS)),
-    "full": list(
-        cells(
-            [WIKITEXT, WORDS, GSM8K, TREC, SST2],
-            [NONE, FIXED_TOKEN, FIXED_CHANNEL, GROUP_32, GROUP_64, GROUP_128, AQ_SGD, AMAQ],
-            [4, 3, 2],
-            MANY_SEEDS,
-        )
-    ),
+    "full": list(cells(_ALL_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS)),
+    # The same with batches and runs that ask for a GPU.
+    "full-large": list(cells(map(larger, _ALL_TASKS), _ALL_METHODS, [4, 3, 2], MANY_SEEDS)),
 }

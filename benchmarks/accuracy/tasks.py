@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +76,20 @@ class TaskCase:
     def _file(self, prepared: Path, part: str) -> Path:
         assert self.source
         return prepared / f"{self.name}.{part}{Path(self.source[1]).suffix}"
+
+
+def larger(task: TaskCase) -> TaskCase:
+    """The same task for a GPU: four times the batch, six times the steps, 24 times the data."""
+    options = dict(task.options)
+    for key in ("train_limit", "num_train"):
+        if key in options:
+            options[key] *= 24
+    train = {
+        **task.train,
+        "max_steps": 6 * task.train["max_steps"],
+        "batch_size": 4 * task.train["batch_size"],
+    }
+    return replace(task, name=f"{task.name}-large", options=options, train=train)
 
 
 def _cut_rows(whole: str) -> tuple[str, str]:
