@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from methods import AMAQ, AMAQ_PAPER, GROUP_64, NONE
 
 from amaqctl.build import resolve_parts
 from amaqctl.profile import load_profile
+from amaqctl.tasks.word_problems import problems
 
 ALL_CELLS = {cell.key: cell for cells in grids.GRIDS.values() for cell in cells}
 
@@ -79,8 +81,18 @@ def test_parts_of_a_set_have_no_row_in_common(tmp_path: Path) -> None:
     assert sorted(train + validation) == sorted(rows)
 
 
+def test_no_word_problem_is_trained_on_and_tested() -> None:
+    options = tasks.WORDS.part_options
+    num_before = options["validation"]["num_validation"]
+    made = [p.question for p in islice(problems(0), num_before + tasks.WORDS.options["num_train"])]
+    test = {p.question for p in islice(problems(1), options["test"]["num_validation"])}
+    assert len(test) == tasks.WORDS.num_test == 400
+    assert not test & set(made[num_before:])
+
+
 def test_a_text_is_cut_where_an_article_begins(tmp_path: Path) -> None:
-    whole = "".join(f"\n = Title {n} = \n\nSome words of article {n}.\n" for n in range(50))
+    article = "\n = Title {n} = \n\nSome words.\n\n = = Section = = \n\nMore of article {n}.\n"
+    whole = "".join(article.format(n=n) for n in range(50))
     (tmp_path / "wikitext2").mkdir()
     (tmp_path / "wikitext2" / "train.txt").write_text(whole)
     (tmp_path / "wikitext2" / "test.txt").write_text("t")

@@ -99,6 +99,7 @@ def test_the_parts_are_connected(tmp_path: Path) -> None:
 def test_who_learns_at_which_rate(tmp_path: Path) -> None:
     path = written(tmp_path)
     options = ["optimizer.lr=0.5", "optimizer.quantizer_lr=0.25", "optimizer.weight_decay=0.125"]
+    options.append("quantizers.activation={name: amaq, options: {allocation: learned}}")
     made = build(load_profile(path, options))
     first, last = (made.engine.stages[index] for index in (0, 1))
     assert first.optimizer is not None
@@ -182,7 +183,8 @@ def test_a_cut_behind_the_last_block(tmp_path: Path, cuts: str) -> None:
 
 
 def test_a_quantizer_that_learns_cannot_send_gradients(tmp_path: Path) -> None:
-    changed = ("name: group\n    options: {bits: 6}", "name: amaq")
+    learned = "name: amaq\n    options: {allocation: learned}"
+    changed = ("name: group\n    options: {bits: 6}", learned)
     (found,) = problems(tmp_path, changed)
     assert found == (
         "mine.yaml:11:5: quantizers.gradient.name: 'amaq' learns from the gradient it would "

@@ -50,6 +50,7 @@ def test_adapters_follow_it_and_gates_do_not() -> None:
         "optimizer.schedule=linear",
         "train.max_steps=4",
         "train.max_length=32",
+        "quantizers.activation.options={target_bits: 4, allocation: learned}",
     ]
     built = build(load_profile("quickstart", changes))
     batch = batch_at(built.task.train, 0, 4, 17, built.tokenizer.pad_token_id)

@@ -160,17 +160,77 @@ def test_channels_alike_but_for_their_gradients_get_bits_by_these_and_forget_the
 def test_micro_batches_of_a_step_share_widths_and_all_gradients_count():
     quantizer, memory = _build(memory=0.5), _Mean(0.5)
     for step in range(4):
-        widths = []
+        widths, energies = [], []
         for micro_batch in range(3):
             x = _input(10 * step + micro_batch) * STEEP.roll(micro_batch)
             g = x.flip(-1) * (1 + micro_batch)
             _trained(quantizer, x, g, step, micro_batch)
-            memory.take(g.square().mean((0, 1)))
+            energies.append(g.square().mean((0, 1)))
             widths.append(_widths(quantizer))
+        memory.take(torch.stack(energies).mean(0))
         assert widths[0] == widths[1] == widths[2]
     assert torch.allclose(quantizer.harm.gradient_energy_K, memory.value, rtol=1e-5)
-    assert quantizer.harm.num_gradients_K.tolist() == [12] * NUM_CHANNELS
+    assert quantizer.harm.num_gradients_K.tolist() == [4] * NUM_CHANNELS
     assert quantizer.harm.num_errors_K.tolist() == [1] * NUM_CHANNELS  # the first one's
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+@pytest.mark.parametrize("axis", ["channel", "position"])
+def test_widths_do_not_depend_on_how_a_batch_is_divided(axis, memory):
+    quantizers = {num: _build(axis=axis, memory=memory) for num in (1, 2, 4)}
+    seen = set()
+    for step in range(12):
+        # Rows alike, since error curves are those of the first micro-batch; gradients are not.
+        x = _input(step, 1).expand(4, -1, -1) * STEEP.roll(step // 2)
+        g = _random((4, 8, NUM_CHANNELS), 50 + step) * STEEP.roll(step // 3) * 2.0**step
+        for num, quantizer in quantizers.items():
+            parts = zip(x.chunk(num), g.chunk(num), strict=True)
+            for micro_batch, (part, gradient) in enumerate(parts):
+                _trained(quantizer, part, gradient, step, micro_batch)
+                assert _widths(quantizer) == _widths(quantizers[1])
+            energy_K = quantizer.harm.gradient_energy_K
+            assert torch.allclose(energy_K, quantizers[1].harm.gradient_energy_K, rtol=1e-5)
+        seen.add(tuple(_widths(quantizers[1])))
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_positions_after_long_padding_get_the_widths_of_their_own_harm(memory, num_micro_batches):
+    padded, full = (_build(axis="position", memory=memory) for _ in range(2))
+    # The tail matters most, and is only padding at first: in the message and in its gradient.
+    steep_T1 = 4.0 ** (torch.arange(NUM_POSITIONS) - 4).clamp(min=0).unsqueeze(-1)
+    x = _random((2, NUM_POSITIONS, NUM_CHANNELS), 0)
+    g = _random((2, NUM_POSITIONS, NUM_CHANNELS), 1) * steep_T1
+    is_head_T1 = (torch.arange(NUM_POSITIONS) < 5).unsqueeze(-1)
+
+    def trained(quantizer: AmaqQuantizer, step: int, mask: Tensor | float = 1.0) -> list[int]:
+        for micro_batch in range(num_micro_batches):
+            _trained(quantizer, x * mask, g * mask, step, micro_batch)
+        return _widths(quantizer)
+
+    for step in range(16):
+        tail = trained(padded, step, is_head_T1)[5:]
+        assert max(tail) - min(tail) <= 1  # unknown, hence usual, and not the least
+        assert min(tail) > 2
+    harm = padded.harm
+    assert harm.num_gradients_K.tolist() == [16] * 5 + [0] * 5
+    assert harm.num_errors_K.tolist() == [2] * 5 + [0] * 5
+    head_K = harm.gradient_energy_K.clone()
+    assert float(head_K[5:].max()) == float(harm.error_WK[:, 5:].max()) == 0
+    for step in range(16, 20):
+        widths = trained(padded, step)
+        trained(full, step)
+    assert torch.allclose(harm.gradient_energy_K, full.harm.gradient_energy_K, rtol=1e-5)
+    assert torch.allclose(harm.error_WK, full.harm.error_WK, rtol=1e-5)
+    assert widths == _widths(full) == sorted(widths)
+    assert widths[-1] > 4
+    # And padding again takes nothing away.
+    before_K = harm.gradient_energy_K[5:].clone()
+    for step in range(20, 30):
+        assert trained(padded, step, is_head_T1) == widths
+    assert torch.equal(harm.gradient_energy_K[5:], before_K)
+    assert harm.num_gradients_K.tolist() == [30] * 5 + [4] * 5
 
 
 def test_error_curves_are_measured_only_at_due_steps():
@@ -199,13 +259,19 @@ def test_evaluation_measures_nothing_and_changes_nothing():
         assert _trained(quantizer, x, g, step) == _trained(twin, x, g, step)
 
 
+@pytest.mark.parametrize("num_micro_batches", [1, 3])
 @pytest.mark.parametrize("steps", [0, 1, 5, 8, 9])
 @pytest.mark.parametrize("axis", ["channel", "position"])
-def test_state_round_trips_at_any_step(axis, steps):
+def test_state_round_trips_at_any_step(axis, steps, num_micro_batches):
     first, second = (_build(axis=axis, fall=0.5, memory=0.5) for _ in range(2))
 
-    def trained(quantizer: AmaqQuantizer, step: int) -> bytes:
-        return _trained(quantizer, _input(step) * STEEP, _input(50 + step) * STEEP, step)
+    def trained(quantizer: AmaqQuantizer, step: int) -> list[bytes]:
+        sent = []
+        for micro_batch in range(num_micro_batches):
+            x, g = (_input(100 * micro_batch + seed + step) * STEEP for seed in (0, 50))
+            x[:, 8 - (step + micro_batch) % 4 :] = 0  # padding
+            sent.append(_trained(quantizer, x, g * (x != 0), step, micro_batch))
+        return sent
 
     for step in range(steps):
         trained(first, step)

@@ -10,12 +10,12 @@ Shape = Literal["constant", "linear"]
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Warmup, then constant or falling to zero; the shapes that Hugging Face gives these names.
+    """Warmup, then constant or falling in a straight line to zero.
 
     Args:
         peak: highest rate.
         shape: `linear` reaches 0 one step after the last.
-        warmup_steps: optimizer steps over which the rate rises from 0 to ``peak``.
+        warmup_steps: optimizer steps at rates below ``peak``, in equal steps up from 0.
         max_steps: optimizer steps of the whole run.
     """
 

@@ -26,6 +26,7 @@ Ours (each an option; `mode: budget`, the default):
 - scale for each channel, token, or channel x token;
 - prompt ranges: the tokens that a cached generation adds to its prompt reuse the prompt's ranges
   and means, which would cost a message of one token more than its codes;
+- spare code: the code that a symmetric grid leaves unused goes to the channel's longer side;
 - clip: the range of a channel is the one with the least squared error, or k times its mean
   magnitude, or (null) its largest magnitude.
 
@@ -78,6 +79,7 @@ class AmaqQuantizer(Quantizer):
             center=config.center,
             clip=config.clip,
             scale_dtype=config.scale_dtype,
+            spare_code=config.spare_code,
         )
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: tuple[tuple[int, int], Tensor] | None = None
@@ -121,7 +123,8 @@ class AmaqQuantizer(Quantizer):
         if self.config.allocation == "tracked":
             # Watched also where nothing before the cut learns.
             watched = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            watched.register_hook(lambda grad: self.harm.observe_gradient(grad, columns))
+            is_sent_K = self._is_sent_K(x)
+            watched.register_hook(lambda grad: self.harm.observe_gradient(grad, columns, is_sent_K))
             return watched
         residual_BTC, self._residual_BTC = self._residual_BTC, None
         assert residual_BTC is not None, "surrogate without quantize"
@@ -159,12 +162,21 @@ class AmaqQuantizer(Quantizer):
             )
         return slice(first, first + num_positions)
 
+    def _is_sent_K(self, x: Tensor) -> Tensor:
+        """Which of the columns of ``x`` hold a real token; a position may be all padding."""
+        if self.config.axis == "channel":
+            return torch.ones(x.shape[-1], dtype=torch.bool, device=x.device)
+        is_token = (x.detach() != 0).any(-1)
+        return is_token.reshape(-1, is_token.shape[-1] if is_token.dim() else 1).any(0)
+
     def _track(self, x: Tensor, columns: slice, context: TensorContext) -> None:
         """Set the gates by water-filling, once a step: its micro-batches share their widths."""
         if self._step_of_gates == context.step:
             return
+        self.harm.begin_step()
         if self.harm.is_error_due(context.step) and x.numel():
-            self.harm.observe_error(*self._grid.error_curves(x, self.harm.widths), columns)
+            error_WK, range_K = self._grid.error_curves(x, self.harm.widths)
+            self.harm.observe_error(error_WK, range_K, columns, self._is_sent_K(x))
         low, high = self.config.min_bits, self.config.max_bits
         bits_K = bit_budget.water_filling(self.harm.harm_WK(), low, self._budget(context))
         shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # a gate has no infinity

@@ -16,6 +16,7 @@ _PAPER = {
     "beta": 1.0,
     "target_bits": None,
     "prompt_ranges": False,
+    "spare_code": False,
 }
 
 
@@ -74,6 +75,11 @@ class AmaqConfig(QuantizerConfig):
         description="range of a channel: search (least squared error), a number (that many "
         "times its mean magnitude), or null (its largest magnitude)",
     )
+    spare_code: bool = Field(
+        True,
+        description="give the code that a symmetric grid leaves unused to the longer side of the "
+        "channel; only with axis: channel and scale: channel, and not in paper mode",
+    )
     prompt_ranges: bool = Field(
         True,
         description="tokens of a cached generation reuse the ranges and means of its prompt; "
@@ -93,6 +99,7 @@ class AmaqConfig(QuantizerConfig):
             defaults.setdefault("min_bits", 2)
             defaults["clip"] = None
             defaults["prompt_ranges"] = False
+            defaults["spare_code"] = False
         highest = data.get("max_bits")
         if isinstance(highest, int) and 0 < highest < 8:
             defaults["start_bits"] = float(highest)
@@ -114,8 +121,9 @@ class AmaqConfig(QuantizerConfig):
             raise ValueError("clip limits the range of a channel, and scale: token has none")
         if self.clip == "search" and (self.scale != "channel" or self.axis == "position"):
             raise ValueError("clip: search needs axis: channel and scale: channel")
-        if self.prompt_ranges and (self.scale != "channel" or self.axis == "position"):
-            raise ValueError("prompt_ranges needs axis: channel and scale: channel")
+        for name in ("prompt_ranges", "spare_code"):
+            if getattr(self, name) and (self.scale != "channel" or self.axis == "position"):
+                raise ValueError(f"{name} needs axis: channel and scale: channel")
         for name in ("target_bits", "start_bits") if self.mode == "budget" else ():
             if not self.min_bits <= getattr(self, name) <= self.max_bits:
                 raise ValueError(f"{name} must lie between min_bits and max_bits")

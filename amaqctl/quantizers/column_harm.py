@@ -50,6 +50,9 @@ class ColumnHarm(nn.Module):
         self.widths = range(min_bits, max_bits + 1)
         self._memory = memory
         self._axis = axis
+        # Before the step, sum and number of its micro-batches so far. Not in checkpoints, which are
+        # made between steps.
+        self._of_step: tuple[Tensor, Tensor, Tensor] | None = None
         self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
         self.register_buffer("range_energy_K", torch.zeros(num_columns))
         self.register_buffer("error_WK", torch.zeros(len(self.widths), num_columns))
@@ -60,21 +63,47 @@ class ColumnHarm(nn.Module):
         """Whether error curves are to be measured at this step."""
         return step % STEPS_BETWEEN_ERRORS == 0 or not bool(self.num_errors_K.any())
 
-    def observe_error(self, error_WK: Tensor, range_K: Tensor, columns: slice) -> None:
-        """Take in mean squared errors (W, K) and largest ranges (K,) of the columns sent."""
-        weight_K = self._weight_K(self.num_errors_K, columns)
+    def begin_step(self) -> None:
+        """The gradients that come from here on belong to a new step."""
+        self._of_step = None
+
+    def observe_error(
+        self, error_WK: Tensor, range_K: Tensor, columns: slice, is_sent_K: Tensor
+    ) -> None:
+        """Take in an error curve of each column.
+
+        Args:
+            error_WK: mean squared error of real tokens at every width.
+            range_K: largest range.
+            columns: which columns these are.
+            is_sent_K: whether a column had a real token; the others keep what they have.
+        """
+        self.num_errors_K[columns] += is_sent_K
+        weight_K = self._weight_K(self.num_errors_K[columns]) * is_sent_K
         _move(self.error_WK[:, columns], error_WK, weight_K)
         _move(self.range_energy_K[columns], range_K.square(), weight_K)
 
-    def observe_gradient(self, gradient: Tensor, columns: slice) -> None:
-        """Take in the loss gradient by what was sent, (…, T, C)."""
+    def observe_gradient(self, gradient: Tensor, columns: slice, is_sent_K: Tensor) -> None:
+        """Take in the loss gradient by what was sent, (…, T, C).
+
+        The micro-batches of a step count as one observation, their mean, so that ``memory`` means
+        the same however a batch is divided.
+        """
         if not gradient.numel():
             return  # an empty batch has no mean
         energy = gradient.detach().to(torch.float32).square()
         energy = energy.mean(-1) if self._axis == "position" else energy
         energy_K = energy.reshape(-1, energy.shape[-1]).mean(0)
-        weight_K = self._weight_K(self.num_gradients_K, columns)
-        _move(self.gradient_energy_K[columns], energy_K, weight_K)
+        if self._of_step is None:
+            zeros_K = torch.zeros_like(self.gradient_energy_K)
+            self._of_step = (self.gradient_energy_K.clone(), zeros_K, zeros_K.clone())
+        before_K, sum_K, num_K = (part[columns] for part in self._of_step)
+        sum_K += energy_K * is_sent_K
+        num_K += is_sent_K
+        self.num_gradients_K[columns] += (num_K == 1) & is_sent_K
+        weight_K = self._weight_K(self.num_gradients_K[columns]) * (num_K > 0)
+        mean_K = sum_K / num_K.clamp(min=1)
+        self.gradient_energy_K[columns] = before_K + weight_K * (mean_K - before_K)
 
     def harm_WK(self) -> Tensor:
         """E[g²] · D(b) of every column at every width, shape (W, K).
@@ -93,10 +122,9 @@ class ColumnHarm(nn.Module):
         usual_W1 = harm_WK[:, is_known_K].median(1, keepdim=True).values
         return torch.where(is_known_K, harm_WK, usual_W1)
 
-    def _weight_K(self, count_K: Tensor, columns: slice) -> Tensor:
-        """Weight of a new observation of ``columns``, which it counts."""
-        count_K[columns] += 1
-        return (1.0 / count_K[columns]).clamp(min=1 - self._memory)
+    def _weight_K(self, count_K: Tensor) -> Tensor:
+        """Weight of the newest of so many observations."""
+        return (1.0 / count_K.clamp(min=1)).clamp(min=1 - self._memory)
 
 
 def _move(mean: Tensor, new: Tensor, weight_K: Tensor) -> None:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from amaqctl.bits import (
     BitAllocation,
+    PackedCodes,
     decode,
-    encode,
     nearest_codes,
     step_size,
     values_of_codes,
 )
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
-from amaqctl.quantizers.range_search import least_error_range
+from amaqctl.quantizers.range_search import least_error_range, spare_side
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class MixedGrid:
         clip: limit a channel's range to this many times its mean magnitude; ``search`` for the
             range with the least squared error; None for no clip.
         scale_dtype: in which ranges and means travel.
+        spare_code: of the 2^b codes a symmetric grid leaves one unused; use it for the longer side
+            of each channel. A negative range says that this is the positive side.
     """
 
     axis: Literal["channel", "position"]
@@ -47,6 +49,7 @@ class MixedGrid:
     center: bool
     clip: float | Literal["search"] | None
     scale_dtype: ScaleDtype
+    spare_code: bool
 
     def encode(
         self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
@@ -67,10 +70,10 @@ class MixedGrid:
         values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         matrix_RK = self._to_matrix(values_BTC)
-        codes = encode(matrix_RK, step_size(range_RK, allocation), allocation)
+        codes = PackedCodes.pack(self._codes(matrix_RK, range_RK, allocation), allocation)
         unclipped = None
         if self.clip is not None:
-            is_unclipped_RK = matrix_RK.abs() <= range_RK
+            is_unclipped_RK = matrix_RK.abs() <= range_RK.abs()
             if self.axis == "channel":  # nothing is clipped where no grid is
                 is_unclipped_RK |= (allocation.widths_C < 2).to(is_unclipped_RK.device)
             unclipped = self._from_matrix(is_unclipped_RK.float(), values_BTC.shape)
@@ -97,11 +100,11 @@ class MixedGrid:
             side = self._side(values_BTC, is_token_BT1, allocation)
             matrix_RK = self._to_matrix(self._centred(values_BTC, is_token_BT1, side, allocation))
             range_RK = self._range_matrix(side, allocation, values_BTC.shape)
+            codes_RK = self._codes(matrix_RK, range_RK, allocation)
             scale_RK = step_size(range_RK, allocation)
-            codes_RK = nearest_codes(matrix_RK, scale_RK, allocation)
             error_RK = values_of_codes(codes_RK, scale_RK, allocation) - matrix_RK
             curves.append((error_RK.square_() * is_token_RK).sum(0) / num_tokens_K)
-        return torch.stack(curves), _amax(range_RK.expand(-1, num_columns), 0)
+        return torch.stack(curves), _amax(range_RK.abs().expand(-1, num_columns), 0)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized."""
@@ -114,6 +117,15 @@ class MixedGrid:
         if "mean" in quantized.side:
             values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
         return restored(values_BTC, quantized)
+
+    def _codes(self, matrix_RK: Tensor, range_RK: Tensor, allocation: BitAllocation) -> Tensor:
+        """Codes (R, K); with the spare code the step size has the sign of the range."""
+        step_RK = step_size(range_RK, allocation)
+        if not self.spare_code:
+            return nearest_codes(matrix_RK, step_RK, allocation)
+        turned_RK = torch.where(step_RK < 0, -matrix_RK, matrix_RK)
+        no_shift = torch.zeros_like(step_RK)  # the grid that has a zero point has all codes
+        return nearest_codes(turned_RK, step_RK.abs(), allocation, zero_point=no_shift)
 
     def _side(
         self, values_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
@@ -163,13 +175,15 @@ class MixedGrid:
             return {"token_range": self._sent(_amax(magnitude_BTC, -1))}
         mean_C = magnitude_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
         if self.clip == "search":
-            peak_C = least_error_range(self._to_matrix(values_BTC), allocation)
+            peak_C = least_error_range(self._to_matrix(values_BTC), allocation, self.spare_code)
         else:
             peak_C = _amax(magnitude_BTC.flatten(0, 1), 0)
         if isinstance(self.clip, float):
             peak_C = torch.minimum(peak_C, self.clip * mean_C)
         if self.axis == "channel":
             widths_C = allocation.widths_C.to(peak_C.device)
+            if self.spare_code:
+                peak_C = peak_C * spare_side(self._to_matrix(values_BTC))
             peak_C = torch.where(widths_C == 1, mean_C, peak_C)[widths_C > 0]
         range_C = self._sent(peak_C)
         if self.scale == "channel":

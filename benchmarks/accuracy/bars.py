@@ -1,13 +1,19 @@
-"""The bars that AMAQ is held to, from records: what was asked, what was measured, met or not."""
+"""The bars that AMAQ is held to, from records: what was asked, what was measured, met or not.
+
+Runs are paired by seed. Nothing is judged on fewer seeds than `SEEDS`, and a run of AMAQ that
+failed fails its bar. A run *collapsed* when its loss through the cut is no better than before it
+was trained.
+"""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from grids import SEEDS, cells
+from grids import GRIDS, SEEDS, Cell, cells
 from methods import AMAQ, AQ_SGD, FIXED_CHANNEL, FIXED_TOKEN, GROUP_64, NONE, Method
-from records import Record
+from records import Record, current
 from tables import geometric_mean, scores
 from tasks import SST2, TREC, WIKITEXT, WORDS, TaskCase
 
@@ -22,37 +28,59 @@ class Bar:
     Args:
         claim: in words.
         asked: the number of the claim.
-        measured: the same number of this grid; None while seeds are missing.
-        is_met: whether it is on the right side.
-        seeds: how many.
+        measured: the same number of this grid; None where nothing was measured.
+        is_met: whether it is on the right side; None where that cannot be said yet.
+        seeds: pairs of runs compared, or runs looked at.
+        bytes_ratio: whole-run bytes of AMAQ over those of the rival; None where not compared.
     """
 
     claim: str
     asked: str
     measured: str | None
-    is_met: bool
+    is_met: bool | None
     seeds: int
+    bytes_ratio: float | None = None
 
     def row(self) -> str:
         """A line of a Markdown table."""
-        verdict = "–" if self.measured is None else "yes" if self.is_met else "**no**"
-        return (
-            f"| {self.claim} | {self.asked} | {self.measured or '–'} | {verdict} | {self.seeds} |"
-        )
+        verdict = {True: "yes", False: "**no**", None: "–"}[self.is_met]
+        ratio = "–" if self.bytes_ratio is None else f"{self.bytes_ratio:.3f}"
+        cells = (self.claim, self.asked, self.measured or "–", verdict, str(self.seeds), ratio)
+        return "| " + " | ".join(cells) + " |"
 
 
 class Measured:
-    """Looks up cells of the grid `bars` in the records."""
+    """Looks up the test cells of the early cut in the records."""
 
     def __init__(self, found: dict[str, Record]) -> None:
         self._found = found
 
-    def records(self, task: TaskCase, method: Method, bits: float) -> list[Record]:
-        """Those of all seeds that are there, in the order of seeds."""
-        wanted = cells([task], [method], [bits], SEEDS)
-        return [self._found[cell.key] for cell in wanted if cell.key in self._found]
+    def compared(
+        self,
+        task: TaskCase,
+        rival: Method,
+        bits: float,
+        own_bits: float | None,
+        measure: Callable[[list[Record], list[Record]], tuple[str, bool]],
+        claim: str,
+        asked: str,
+    ) -> Bar:
+        """A bar over the seeds that both AMAQ and its rival have."""
+        ours = self._by_seed(task, AMAQ, own_bits or bits)
+        theirs = self._by_seed(task, rival, bits)
+        seeds = [seed for seed in SEEDS if seed in ours and seed in theirs]
+        if any("failed" in ours[seed] for seed in seeds):
+            return Bar(claim, asked, "AMAQ failed", False, len(seeds))
+        seeds = [seed for seed in seeds if "failed" not in theirs[seed]]
+        if not seeds:
+            return Bar(claim, asked, None, None, 0)
+        pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+        measured, is_met = measure(*pair)
+        sent = [sum(record["wire_bytes"] for record in records) for records in pair]
+        verdict = is_met if len(seeds) == len(SEEDS) else None
+        return Bar(claim, asked, measured, verdict, len(seeds), sent[0] / sent[1])
 
-    def perplexity_ratio(
+    def perplexity(
         self,
         rival: Method,
         bits: int,
@@ -61,58 +89,90 @@ class Measured:
         own_bits: float | None = None,
     ) -> Bar:
         """Perplexity of AMAQ over that of a rival on WikiText-2."""
-        ours = self.records(WIKITEXT, AMAQ, own_bits or bits)
-        theirs = self.records(WIKITEXT, rival, bits)
+
+        def measure(ours: list[Record], theirs: list[Record]) -> tuple[str, bool]:
+            means = [geometric_mean(scores(r, boundary, "perplexity")) for r in (ours, theirs)]
+            return f"{means[0] / means[1]:.3f}", means[0] / means[1] <= most
+
         how = "through the cut" if boundary == "quantized" else "clean"
-        asked = f"{bits} bits" if own_bits is None else f"target {own_bits} for {bits} bits"
-        claim = f"perplexity amaq / {rival.name}, {asked}, {how}"
-        seeds = min(len(ours), len(theirs))
-        if not seeds:
-            return Bar(claim, f"≤ {most}", None, False, 0)
-        means = [geometric_mean(scores(r, boundary, "perplexity")) for r in (ours, theirs)]
-        ratio = means[0] / means[1]
-        return Bar(claim, f"≤ {most}", f"{ratio:.3f}", ratio <= most, seeds)
+        width = f"{bits} bits" if own_bits is None else f"target {own_bits} for {bits} bits"
+        claim = f"perplexity amaq / {rival.name}, {width}, {how}"
+        return self.compared(WIKITEXT, rival, bits, own_bits, measure, claim, f"≤ {most}")
 
-    def points_above(
-        self, task: TaskCase, rival: Method, least: float, boundary: str = "quantized"
-    ) -> Bar:
-        """Points of accuracy or exact match above a rival at 3 bits."""
-        ours, theirs = (self.records(task, m, 3) for m in (AMAQ, rival))
-        how = "through the cut" if boundary == "quantized" else "clean"
-        claim = f"{task.name}: points above {rival.name}, 3 bits, {how}"
-        seeds = min(len(ours), len(theirs))
-        if not seeds:
-            return Bar(claim, f"≥ {least}", None, False, 0)
-        means = [statistics.mean(scores(r, boundary, task.score)) for r in (ours, theirs)]
-        points = 100 * (means[0] - means[1])
-        return Bar(claim, f"≥ {least}", f"{points:+.1f}", points >= least, seeds)
+    def points(self, task: TaskCase, rival: Method, least: float) -> Bar:
+        """Points of accuracy or exact match through the cut above a rival at 3 bits."""
 
-    def diverged(self) -> Bar:
-        """Runs of AMAQ at 3 bits that failed, in any task."""
-        runs = [r for t in (WIKITEXT, WORDS, TREC, SST2) for r in self.records(t, AMAQ, 3)]
-        number = sum("failed" in record for record in runs)
-        return Bar("diverged runs at 3 bits, all tasks", "0", str(number), not number, len(runs))
+        def measure(ours: list[Record], theirs: list[Record]) -> tuple[str, bool]:
+            means = [statistics.mean(scores(r, "quantized", task.score)) for r in (ours, theirs)]
+            points = 100 * (means[0] - means[1])
+            return f"{points:+.1f}", points >= least
+
+        claim = f"{task.name}: points above {rival.name}, 3 bits"
+        return self.compared(task, rival, 3, None, measure, claim, f"≥ {least}")
+
+    def _by_seed(self, task: TaskCase, method: Method, bits: float) -> dict[int, Record]:
+        wanted = cells([task], [method], [bits], SEEDS)
+        return {c.seed: self._found[c.key] for c in wanted if c.key in self._found}
 
 
-def bars(found: dict[str, Record]) -> list[Bar]:
-    """Every bar of the project's issue on accuracy."""
+def _runs(found: dict[str, Record], bits: float | None) -> list[Record]:
+    """All test runs of AMAQ with its defaults, in any task and with any cut."""
+    wanted: dict[str, Cell] = {c.key: c for grid in GRIDS.values() for c in grid}
+    return [
+        found[key]
+        for key, cell in wanted.items()
+        if key in found and cell.method == AMAQ and bits in (None, cell.bits)
+    ]
+
+
+def lost(found: dict[str, Record]) -> Bar:
+    """Runs of AMAQ at 3 bits that diverged or collapsed."""
+    runs = _runs(found, 3)
+    number = sum(is_lost(record) for record in runs)
+    claim = "diverged or collapsed at 3 bits, all tasks and cuts"
+    return Bar(claim, "0", str(number) if runs else None, not number if runs else None, len(runs))
+
+
+def is_lost(record: Record) -> bool:
+    """Whether a run diverged, or learned nothing."""
+    return "failed" in record or record["scores"]["quantized"]["loss"] >= record["loss_before"]
+
+
+def budget(found: dict[str, Record]) -> Bar:
+    """Largest distance of the mean width sent last from the target."""
+    runs = [record for record in _runs(found, None) if "failed" not in record]
+    distances = [
+        abs(sum(width * n for width, n in enumerate(counts)) / sum(counts) - record["bits"])
+        for record in runs
+        for counts in record["widths"].values()
+    ]
+    claim = "mean width at the end off the target, bits (at every step: a property test)"
+    if not distances:
+        return Bar(claim, "≤ 0.02", None, None, 0)
+    return Bar(claim, "≤ 0.02", f"{max(distances):.4f}", max(distances) <= 0.02, len(runs))
+
+
+def bars(records: dict[str, Record]) -> list[Bar]:
+    """Every bar, from the records of present settings."""
+    found = current((cell for grid in GRIDS.values() for cell in grid), records)
     look = Measured(found)
     return [
-        look.perplexity_ratio(GROUP_64, 4, 1.0),
-        look.perplexity_ratio(AQ_SGD, 4, 1.0),
-        look.perplexity_ratio(AQ_SGD, 4, 1.0, "clean"),
-        look.perplexity_ratio(GROUP_64, 3, 0.95),
-        look.perplexity_ratio(GROUP_64, 3, 0.95, own_bits=SAME_BYTES),
-        look.perplexity_ratio(AQ_SGD, 3, 0.98),
-        look.perplexity_ratio(AQ_SGD, 3, 0.98, "clean"),
-        look.perplexity_ratio(GROUP_64, 2, 0.80),
-        look.perplexity_ratio(NONE, 3, 1.02),
-        look.perplexity_ratio(NONE, 3, 1.02, own_bits=SAME_BYTES),
-        look.perplexity_ratio(NONE, 2, 1.10),
+        look.perplexity(GROUP_64, 4, 1.0),
+        look.perplexity(AQ_SGD, 4, 1.0),
+        look.perplexity(AQ_SGD, 4, 1.0, "clean"),
+        look.perplexity(GROUP_64, 3, 0.95),
+        look.perplexity(GROUP_64, 3, 0.95, own_bits=SAME_BYTES),
+        look.perplexity(AQ_SGD, 3, 0.98),
+        look.perplexity(AQ_SGD, 3, 0.98, "clean"),
+        look.perplexity(GROUP_64, 2, 0.80),
+        look.perplexity(NONE, 3, 1.02),
+        look.perplexity(NONE, 3, 1.02, own_bits=SAME_BYTES),
+        look.perplexity(NONE, 2, 1.10),
         *(
-            look.points_above(task, rival, least)
+            look.points(task, rival, least)
             for task, least in ((WORDS, 2.5), (TREC, 1.3), (SST2, 1.3))
             for rival in (FIXED_CHANNEL, FIXED_TOKEN)
         ),
-        look.diverged(),
+        lost(found),
+        budget(found),
     ]

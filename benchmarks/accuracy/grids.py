@@ -29,6 +29,8 @@ from methods import (
 )
 from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase, larger
 
+from amaqctl import registry
+
 EARLY, LATE, U_SHAPE, ALL_LAYERS = [5], [25], [5, 25], "all"
 SEEDS = (17, 18, 19)
 MANY_SEEDS = (17, 18, 19, 20, 21)
@@ -82,10 +84,18 @@ class Cell:
         return {f"task.options.{key}": value for key, value in options.items()}
 
     def digest(self) -> str:
-        """Changes with every setting, wherever the data lie."""
+        """Changes with every setting, the quantizers' defaults included, wherever the data lie."""
         place = Path("data")
-        settings = (self.changes(place), self.scoring(place), self.task.num_test)
+        quantizers = self.method.quantizers(self.bits).values()
+        resolved = [_resolved(choice["name"], choice["options"]) for choice in quantizers]
+        settings = (self.changes(place), self.scoring(place), self.task.num_test, resolved)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _resolved(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a quantizer as they come out of its schema."""
+    dumped: dict[str, Any] = registry.load(registry.QUANTIZERS, name).Config(**options).model_dump()
+    return dumped
 
 
 def cells(

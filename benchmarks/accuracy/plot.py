@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grids import EARLY, Cell
-from records import Record
+from records import Record, current
 from tables import scores
 
 
@@ -19,6 +19,8 @@ def plot(cells: Iterable[Cell], found: dict[str, Record], file: Path) -> None:
 
     panels: dict[str, dict[str, dict[float, list[Record]]]] = {}
     names = {}
+    cells = list(cells)
+    found = current(cells, found)
     for cell in cells:
         record = found.get(cell.key)
         if record is not None and "failed" not in record and cell.cuts == json.dumps(EARLY):

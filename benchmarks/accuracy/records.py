@@ -40,19 +40,30 @@ def append(path: Path, record: Record) -> None:
 
 def missing(cells: Iterable[Cell], found: dict[str, Record]) -> list[Cell]:
     """Cells without a record of the same settings, each once."""
-    todo = {}
-    for cell in cells:
-        record = found.get(cell.key)
-        if record is None or record["digest"] != cell.digest():
-            todo[cell.key] = cell
-    return list(todo.values())
+    by_key = {cell.key: cell for cell in cells}
+    done = current(by_key.values(), found)
+    return [cell for key, cell in by_key.items() if key not in done]
+
+
+def current(cells: Iterable[Cell], found: dict[str, Record]) -> dict[str, Record]:
+    """By key, the record of each cell that has one of its present settings."""
+    return {
+        cell.key: found[cell.key]
+        for cell in cells
+        if cell.key in found and found[cell.key]["digest"] == cell.digest()
+    }
+
+
+def failure_of(cell: Cell, made_by: dict[str, Any], document: dict[str, Any]) -> Record:
+    """What is kept of a cell that diverged: the error of the command that said so."""
+    return {**_place_of(cell, made_by), "failed": document["error"]["id"]}
 
 
 def record_of(
     cell: Cell,
     made_by: dict[str, Any],
     trained: dict[str, Any],
-    scored: dict[str, Any] | None,
+    scored: dict[str, Any],
     widths: dict[str, list[int]],
 ) -> Record:
     """What is kept of a cell.
@@ -60,10 +71,21 @@ def record_of(
     Args:
         made_by: commit, versions, machine.
         trained: document of `amaqctl train --json`.
-        scored: document of `amaqctl eval --json`, or None for a run that failed.
+        scored: document of `amaqctl eval --json`.
         widths: for each link, how many channels have the width 0, 1, 2 …, at the end.
     """
-    record: Record = {
+    data = trained["data"]
+    return {
+        **_place_of(cell, made_by),
+        **{name: data[name] for name in _TRAINED},
+        "num_scored": scored["data"]["num_examples"],
+        "scores": scored["data"]["metrics"],
+        "widths": widths,
+    }
+
+
+def _place_of(cell: Cell, made_by: dict[str, Any]) -> Record:
+    return {
         "key": cell.key,
         "digest": cell.digest(),
         "task": cell.task.name,
@@ -73,14 +95,4 @@ def record_of(
         "seed": cell.seed,
         "scored_on": cell.scored_on,
         "made_by": made_by,
-    }
-    if scored is None:
-        return {**record, "failed": trained["error"]["id"]}
-    data = trained["data"]
-    return {
-        **record,
-        **{name: data[name] for name in _TRAINED},
-        "num_scored": scored["data"]["num_examples"],
-        "scores": scored["data"]["metrics"],
-        "widths": widths,
     }

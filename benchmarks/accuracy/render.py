@@ -16,20 +16,20 @@ from pathlib import Path
 from bars import bars
 from grids import GRIDS
 from plot import plot
-from records import KEPT, Record, load
+from records import KEPT, Record, current, load
 from tables import tables
 
 
 def verdicts(found: dict[str, Record]) -> str:
     """The bars as a table."""
-    head = ["| bar | asked | measured | met | seeds |", "|" + " --- |" * 5]
+    head = ["| bar | asked | measured | met | seeds | bytes / rival |", "|" + " --- |" * 6]
     return "\n".join([*head, *(bar.row() for bar in bars(found))])
 
 
 def widths(found: dict[str, Record]) -> str:
     """How many channels have which width at the end, in the runs of `amaq`."""
     lines = ["| run | " + " | ".join(map(str, range(9))) + " |", "|" + " --- |" * 10]
-    for record in found.values():
+    for record in current(GRIDS["bars"], found).values():
         if record["method"] != "amaq" or "failed" in record:
             continue
         for place, counts in record["widths"].items():
@@ -72,7 +72,7 @@ def main() -> None:
             if text:
                 print(f"## {name}\n\n{text}\n")
     if arguments.plot:
-        plot((cell for cells in GRIDS.values() for cell in cells), found, arguments.plot)
+        plot(GRIDS["bars"], found, arguments.plot)
 
 
 if __name__ == "__main__":

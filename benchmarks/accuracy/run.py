@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from grids import GRIDS, Cell
-from records import KEPT, Record, append, load, missing, record_of
+from records import KEPT, Record, append, failure_of, load, missing, record_of
 
 DIVERGED = 6
 
@@ -48,19 +48,25 @@ def amaqctl(arguments: list[str], log: Path, threads: int) -> tuple[int, dict[st
         )
     if done.returncode not in (0, DIVERGED):
         raise CellError(f"exit code {done.returncode}, see {log}")
-    return done.returncode, json.loads(done.stdout)
+    try:
+        return done.returncode, json.loads(done.stdout)
+    except json.JSONDecodeError as error:
+        raise CellError(f"no result came, see {log}") from error
 
 
-def run_cell(cell: Cell, work: Path, threads: int, made_by: dict[str, Any]) -> Record:
+def run_cell(cell: Cell, work: Path, threads: int) -> Record:
     """Train a cell and score it with the quantizers in the path and without."""
+    made_by = {**provenance(), "threads": threads}
     prepared, folder, log = work / "data", work / "runs" / cell.key, work / f"{cell.key}.log"
     shutil.rmtree(folder, ignore_errors=True)  # a cell that was cut short
     training = ["train", "quickstart", "--out", str(folder), *_set(cell.changes(prepared))]
     code, trained = amaqctl(training, log, threads)
     if code == DIVERGED:  # a result, and it stays in the table
-        return record_of(cell, made_by, trained, None, {})
+        return failure_of(cell, made_by, trained)
     scoring = ["eval", str(folder), "--boundary", "both", "--limit", str(cell.task.num_test)]
-    _, scored = amaqctl([*scoring, *_set(cell.scoring(prepared))], log, threads)
+    code, scored = amaqctl([*scoring, *_set(cell.scoring(prepared))], log, threads)
+    if code == DIVERGED:
+        return failure_of(cell, made_by, scored)
     return record_of(cell, made_by, trained, scored, _widths(folder))
 
 
@@ -115,11 +121,10 @@ def main() -> int:
     arguments.work.mkdir(parents=True, exist_ok=True)
     for task in {cell.task.name: cell.task for cell in todo}.values():
         task.prepare(arguments.data, arguments.work / "data")
-    made_by = {**provenance(), "threads": threads}
     started, num_failed = time.monotonic(), 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
         running: dict[Future[Record], Cell] = {
-            pool.submit(run_cell, cell, arguments.work, threads, made_by): cell for cell in todo
+            pool.submit(run_cell, cell, arguments.work, threads): cell for cell in todo
         }
         try:
             for number, future in enumerate(as_completed(running), 1):
@@ -133,7 +138,7 @@ def main() -> int:
                 spent = time.monotonic() - started
                 left = spent / number * (len(todo) - number) / 60
                 print(f"{number}/{len(todo)} {said}; about {left:.0f} min left", flush=True)
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or no more room for records
             pool.shutdown(cancel_futures=True)
             raise
     return 1 if num_failed else 0

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from grids import Cell
-from records import Record
+from records import Record, current
 
 _HEADER = {
     "perplexity": "perplexity",
@@ -24,11 +24,15 @@ def tables(cells: Iterable[Cell], found: dict[str, Record]) -> str:
     for cell in cells:
         rows = groups.setdefault((cell.task.name, cell.cuts), defaultdict(list))
         rows[cell.bits or 0, cell.method.name].append(cell)
+    found = current((cell for rows in groups.values() for c in rows.values() for cell in c), found)
     blocks = []
     for (task, cuts), rows in groups.items():
         lines = _table(rows, found)
         if lines:
             blocks += [f"**{task}**, cut after {_cut_words(cuts)}:", "", *lines, ""]
+    commits = sorted({record["made_by"]["commit"] for record in found.values()})
+    if commits:
+        blocks.append(f"Measured at {', '.join(commits)}.")
     return "\n".join(blocks)
 
 
