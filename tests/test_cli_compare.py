@@ -272,6 +272,33 @@ def test_steps_count_as_they_were_taken(folder):
     assert run("straight", "resumed").exit_code == 0
 
 
+def test_steps_that_shape_the_learning_rate_must_be_the_same(folder):
+    linear = {"schedule": "linear", "warmup_steps": 4}
+    make_run(folder / "long", activation=AMAQ, optimizer=linear)
+    make_run(folder / "alike", activation=FIXED, optimizer=linear)
+    make_run(folder / "short", activation=FIXED, optimizer=linear, train={"max_steps": 30})
+    make_run(folder / "constant", activation=FIXED, optimizer={"warmup_steps": 4})
+    same = json.loads(run("long", "alike", "--json").stdout)["data"]["same"]
+    assert (same["steps"], same["train.max_steps"]) == (60, 60)
+    error = failure("long", "short")
+    assert error["id"] == "INPUT-DIFFERENT"
+    assert error["message"] == (
+        "the runs differ in more than quantizers and seed: "
+        "train.max_steps: 60 in long but 30 in short"
+    )
+    # Where the shapes differ already, the length is one more difference.
+    assert "optimizer.schedule: " in failure("long", "constant")["message"]
+
+
+def test_a_warmup_leaves_the_number_of_steps_free(folder):
+    warm = {"warmup_steps": 4}
+    make_run(folder / "straight", activation=AMAQ, optimizer=warm)
+    make_run(folder / "resumed", activation=FIXED, optimizer=warm, train={"max_steps": 30})
+    result = run("straight", "resumed", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "train.max_steps" not in json.loads(result.stdout)["data"]["same"]
+
+
 def test_unfinished_runs_are_refused_by_name(folder):
     make_run(folder / "good", activation=AMAQ)
     make_run(folder / "half", activation=FIXED, status="interrupted")

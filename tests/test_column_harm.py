@@ -37,6 +37,7 @@ def _grid(**changes: Any) -> MixedGrid:
         "center": True,
         "clip": None,
         "scale_dtype": "float32",
+        "spare_code": False,
     }
     return MixedGrid(**{**options, **changes})
 
@@ -208,6 +209,8 @@ def test_errors_are_due_at_every_eighth_step_and_where_there_are_none():
 GRIDS = [
     {},
     {"clip": "search"},
+    {"spare_code": True},
+    {"clip": "search", "center": False, "spare_code": True},
     {"clip": 2.0, "scale_dtype": "bfloat16"},
     {"center": False, "clip": "search"},
     {"center": False},
@@ -238,7 +241,7 @@ def test_error_curves_are_the_squared_errors_of_what_would_be_sent(options, shap
         expected_K = (grid.decode(quantized) - x).double().square().mean(others)
         assert torch.allclose(found_K.double(), expected_K, rtol=1e-3, atol=1e-9)
     if grid.axis == grid.scale == "channel":
-        assert torch.equal(range_K, quantized.side["range"].float())  # that of 8 bits
+        assert torch.equal(range_K, quantized.side["range"].float().abs())  # that of 8 bits
     elif grid.scale == "token":
         assert float(range_K.max()) == float(quantized.side["token_range"].max())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def _grid(**changes: Any) -> MixedGrid:
         "center": True,
         "clip": None,
         "scale_dtype": "float32",
+        "spare_code": False,
     }
     return MixedGrid(**{**options, **changes})
 
@@ -258,3 +260,48 @@ def test_shift_at_the_ends_saturates_every_gate(mean_bits):
     shift = shift_to_mean(logits_C, 2, 8, mean_bits)
     bits_C = 2 + 6 * torch.sigmoid(logits_C.double() + shift)
     assert bits_C.tolist() == pytest.approx([mean_bits] * 3, abs=1e-6)
+
+
+# --- the spare code -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("longer_side", [1.0, -1.0])
+def test_the_spare_code_is_on_the_longer_side(longer_side: float) -> None:
+    grid = _grid(center=False, clip=None, spare_code=True)
+    # At two bits: codes -2 to 1 of a step of 1, so the longer side reaches 2.
+    side = {"range": torch.tensor([1.0]).copysign(torch.tensor(-longer_side))}
+    x = longer_side * torch.tensor([[[-9.0], [-0.8], [0.2], [0.9], [1.6], [9.0]]])
+    allocation = BitAllocation(torch.tensor([2], dtype=torch.uint8), "channel")
+    quantized, _ = grid.encode(x, allocation, side)
+    decoded = grid.decode(replace(quantized, side=side))
+    expected = longer_side * torch.tensor([-1.0, -1.0, 0.0, 1.0, 2.0, 2.0])
+    assert decoded.flatten().tolist() == expected.tolist()
+
+
+def test_the_sign_of_the_range_names_the_longer_side() -> None:
+    grid = _grid(center=False, clip="search", spare_code=True)
+    x = torch.tensor([[[3.0, -3.0, 0.0], [-1.0, 1.0, 0.0], [0.5, -0.5, 0.0]]])
+    _, quantized = _round_trip(grid, x, [3, 3, 3])
+    assert quantized.side["range"].sign().tolist() == [-1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_the_spare_code_never_adds_error(bits: int) -> None:
+    x = torch.randn((2, 64, 8), generator=torch.Generator().manual_seed(3)).exp() - 1
+    errors = []
+    for spare_code in (False, True):
+        grid = _grid(clip="search", spare_code=spare_code)
+        decoded, _ = _round_trip(grid, x, [bits] * 8)
+        errors.append((decoded - x).square().mean((0, 1)))
+    assert bool((errors[1] <= errors[0] * (1 + 1e-6)).all())
+    if bits in (2, 3):
+        assert float(errors[1].mean()) < 0.8 * float(errors[0].mean())
+
+
+def test_without_a_clip_the_spare_code_changes_no_value() -> None:
+    x = torch.randn((2, 16, 4), generator=torch.Generator().manual_seed(4))
+    decoded = [
+        _round_trip(_grid(clip=None, spare_code=spare_code), x, [2, 3, 4, 8])[0]
+        for spare_code in (False, True)
+    ]
+    assert torch.equal(*decoded)

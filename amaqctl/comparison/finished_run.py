@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 ROLES = ("activation", "gradient")
 
-# What may differ. The steps are compared as they were taken, since a resumed run may have more
-# than its profile says; local_files_only has no effect on what is computed.
+# What may differ. local_files_only has no effect on what is computed.
 _FREE = (
     "description",
     "output",
     "checkpoint",
     "quantizers",
     "train.seed",
-    "train.max_steps",
     "model.local_files_only",
 )
 # Paths to what `data.fingerprint` covers: the examples themselves, whatever their files are called.
@@ -88,6 +86,10 @@ def read_finished_run(folder: RunFolder, title: str) -> FinishedRun:
 
 def _settings(profile: Profile) -> dict[str, Any]:
     flat = _flat(profile.model_dump(), "")
+    if profile.optimizer.schedule == "constant":
+        # The steps are compared as they were taken, since a resumed run may have more than its
+        # profile says; another schedule ends where the profile ends.
+        del flat["train.max_steps"]
     return {
         key: value
         for key, value in flat.items()
