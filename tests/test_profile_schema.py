@@ -198,41 +198,6 @@ def test_wrong_values_are_answered_with_what_is_needed(
     assert [(p.file, p.message) for p in caught.value.problems] == [(f"--set {item}", message)]
 
 
-@pytest.mark.parametrize("warmup_steps", [4, 9])
-def test_a_warmup_that_never_ends_is_refused_where_it_was_written(
-    tmp_path: Path, warmup_steps: int
-) -> None:
-    path = tmp_path / "mine.yaml"
-    train = "train:\n  max_steps: 4\n"
-    path.write_text(f"{MINIMAL}{train}optimizer:\n  lr: 1e-3\n  warmup_steps: {warmup_steps}\n")
-    with pytest.raises(ProfileError) as caught:
-        load_profile(path)
-    message = (
-        "optimizer.warmup_steps: must be below train.max_steps 4, or lr is never reached, "
-        f"got {warmup_steps}"
-    )
-    assert [str(p) for p in caught.value.problems] == [f"{path}:7:3: {message}"]
-    item = f"optimizer.warmup_steps={warmup_steps}"
-    with pytest.raises(ProfileError) as caught:
-        load_profile(path, ["optimizer.warmup_steps=0", item])
-    assert [str(p) for p in caught.value.problems] == [f"--set {item}: {message}"]
-
-
-def test_a_warmup_that_ends_is_accepted(minimal: Path) -> None:
-    for max_steps, warmup_steps in ((4, 3), (1, 0)):
-        items = [f"train.max_steps={max_steps}", f"optimizer.warmup_steps={warmup_steps}"]
-        assert load_profile(minimal, items).profile.optimizer.warmup_steps == warmup_steps
-
-
-def test_a_wrong_value_hides_the_rules_that_need_it(minimal: Path) -> None:
-    items = ["optimizer.warmup_steps=400", "train.max_steps=none"]
-    with pytest.raises(ProfileError) as caught:
-        load_profile(minimal, items)
-    assert [p.message for p in caught.value.problems] == [
-        "train.max_steps: whole number >= 1 needed, got 'none'"
-    ]
-
-
 @pytest.mark.parametrize("cuts", ["[]", "[0]", "[5, 5]", "[5, 3]", "[true]", "5", "some", "[a]"])
 def test_cuts_are_all_or_strictly_rising(minimal: Path, cuts: str) -> None:
     with pytest.raises(ProfileError) as caught:

@@ -21,9 +21,8 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
-    model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = 1
 
@@ -247,23 +246,6 @@ class Profile(Section):
         description="What carries the bytes.",
     )
     output: OutputSection = Field(default_factory=OutputSection, description="Where runs go.")
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Profile:
-        warmup_steps, max_steps = self.optimizer.warmup_steps, self.train.max_steps
-        if 0 < warmup_steps >= max_steps:
-            rule = PydanticCustomError(
-                RULE,
-                "must be below train.max_steps {max_steps}, or lr is never reached, "
-                "got {warmup_steps}",
-                {"max_steps": max_steps, "warmup_steps": warmup_steps},
-            )
-            # A plain raise would blame the whole profile instead of this key.
-            place = InitErrorDetails(
-                type=rule, loc=("optimizer", "warmup_steps"), input=warmup_steps
-            )
-            raise ValidationError.from_exception_data("Profile", [place])
-        return self
 
 
 def profile_schema() -> dict[str, Any]:

@@ -22,6 +22,19 @@ STEPS_BETWEEN_ERRORS = 8
 """Error curves change as slowly as the layers before the cut; trying every width is dear."""
 
 
+class _StepSoFar:
+    """Gradient energy before a step, and of the micro-batches that it had so far.
+
+    Not in checkpoints, which are made between steps.
+    """
+
+    def __init__(self, before_K: Tensor) -> None:
+        self.before_K = before_K.clone()
+        self.sum_K = torch.zeros_like(before_K)
+        self.num_K = torch.zeros_like(before_K)
+        self.is_sent_K = torch.zeros_like(before_K, dtype=torch.bool)
+
+
 class ColumnHarm(nn.Module):
     """Running means of one sender, kept in checkpoints.
 
@@ -50,9 +63,7 @@ class ColumnHarm(nn.Module):
         self.widths = range(min_bits, max_bits + 1)
         self._memory = memory
         self._axis = axis
-        # Before the step, sum and number of its micro-batches so far. Not in checkpoints, which are
-        # made between steps.
-        self._of_step: tuple[Tensor, Tensor, Tensor] | None = None
+        self._of_step: _StepSoFar | None = None
         self.register_buffer("gradient_energy_K", torch.zeros(num_columns))
         self.register_buffer("range_energy_K", torch.zeros(num_columns))
         self.register_buffer("error_WK", torch.zeros(len(self.widths), num_columns))
@@ -95,14 +106,16 @@ class ColumnHarm(nn.Module):
         energy = energy.mean(-1) if self._axis == "position" else energy
         energy_K = energy.reshape(-1, energy.shape[-1]).mean(0)
         if self._of_step is None:
-            zeros_K = torch.zeros_like(self.gradient_energy_K)
-            self._of_step = (self.gradient_energy_K.clone(), zeros_K, zeros_K.clone())
-        before_K, sum_K, num_K = (part[columns] for part in self._of_step)
-        sum_K += energy_K * is_sent_K
-        num_K += is_sent_K
-        self.num_gradients_K[columns] += (num_K == 1) & is_sent_K
-        weight_K = self._weight_K(self.num_gradients_K[columns]) * (num_K > 0)
-        mean_K = sum_K / num_K.clamp(min=1)
+            self._of_step = _StepSoFar(self.gradient_energy_K)
+        step = self._of_step
+        step.sum_K[columns] += energy_K * is_sent_K
+        step.num_K[columns] += 1  # rows of padding dilute the mean of a whole batch just so
+        is_new_K = is_sent_K & ~step.is_sent_K[columns]
+        step.is_sent_K[columns] |= is_sent_K
+        self.num_gradients_K[columns] += is_new_K
+        weight_K = self._weight_K(self.num_gradients_K[columns]) * step.is_sent_K[columns]
+        before_K = step.before_K[columns]
+        mean_K = step.sum_K[columns] / step.num_K[columns]
         self.gradient_energy_K[columns] = before_K + weight_K * (mean_K - before_K)
 
     def harm_WK(self) -> Tensor:
