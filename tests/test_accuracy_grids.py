@@ -138,7 +138,7 @@ def test_a_run_that_failed_stays_in_the_table() -> None:
     trained = {"error": {"id": "DIVERGED"}}
     found = {
         cells[0].key: record(cells[0], 40.0),
-        cells[1].key: records.record_of(cells[1], {}, trained, None, {}),
+        cells[1].key: records.failure_of(cells[1], {"commit": "abc"}, trained),
     }
     assert "| 3 | amaq | 2, 1 diverged | 40.00 | 40.00 |" in tables.tables(cells, found)
 
@@ -152,9 +152,40 @@ def test_a_bar_compares_means_of_all_seeds() -> None:
             found[c.key] = record(c, perplexity)
     by_claim = {bar.claim: bar for bar in bars.bars(found)}
     bar = by_claim["perplexity amaq / group-64, 3 bits, through the cut"]
-    assert (bar.measured, bar.is_met, bar.seeds) == ("0.800", True, 3)
+    assert (bar.measured, bar.is_met, bar.seeds, bar.bytes_ratio) == ("0.800", True, 3, 1.0)
     assert by_claim["perplexity amaq / group-64, 2 bits, through the cut"].measured is None
-    assert by_claim["diverged runs at 3 bits, all tasks"].row().endswith("| 0 | 0 | yes | 3 |")
+    claim = "diverged or collapsed at 3 bits, all tasks and cuts"
+    assert by_claim[claim].row().endswith("| 0 | 0 | yes | 3 | – |")
+
+
+def test_a_bar_says_nothing_of_too_few_seeds_and_no_to_a_lost_run() -> None:
+    claim = "perplexity amaq / group-64, 3 bits, through the cut"
+
+    def judged(*failed_seeds: int, seeds: tuple[int, ...] = grids.SEEDS) -> bars.Bar:
+        found = {}
+        for seed in seeds:
+            ours, theirs = cell(seed=seed), cell(GROUP_64, 3, seed)
+            found[theirs.key] = record(theirs, 50.0)
+            found[ours.key] = record(ours, 40.0)
+            if seed in failed_seeds:
+                trained = {"error": {"id": "DIVERGED"}}
+                found[ours.key] = records.failure_of(ours, {"commit": "abc"}, trained)
+        return {bar.claim: bar for bar in bars.bars(found)}[claim]
+
+    assert judged().is_met is True
+    assert judged(seeds=(17, 19)).is_met is None
+    assert judged(18).is_met is False
+    assert all(bar.is_met is None for bar in bars.bars({}))
+
+
+def test_a_run_that_learned_nothing_collapsed() -> None:
+    assert not bars.is_lost(record(cell(), 40.0))
+    assert bars.is_lost(record(cell(), math.exp(4.0)))
+
+
+def test_a_record_of_other_settings_is_not_shown() -> None:
+    found = {cell().key: record(cell(), 40.0, digest="of other settings")}
+    assert tables.tables([cell()], found) == ""
 
 
 def test_a_page_keeps_what_is_not_generated() -> None:

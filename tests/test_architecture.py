@@ -139,6 +139,7 @@ PUBLIC_OF_QUANTIZER = {
 PUBLIC_OF_BITS = {
     "BLOCK_ROWS", "WIDTHS", "Axis", "BitAllocation", "PackedCodes", "Rounding", "decode", "encode",
     "largest_code", "nearest_codes", "pack", "packed_bytes", "step_size", "unpack",
+    "values_of_codes",
 }  # fmt: skip
 CONTRACT_METHODS = {
     "quantize", "dequantize", "surrogate", "penalty", "param_groups", "allocation",

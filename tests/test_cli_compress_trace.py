@@ -30,6 +30,9 @@ def data_of(result):
     return document["data"]
 
 
+FALLING = "amaq:allocation=learned,fall=1.0"
+
+
 def test_record_then_replay_the_tiny_model(tmp_path):
     out = tmp_path / "traces" / "tiny.trace"
     made = run("--record", "quickstart", "--out", str(out), "--steps", "3", *TINY, "--json")
@@ -37,14 +40,14 @@ def test_record_then_replay_the_tiny_model(tmp_path):
     assert data["bytes"] == out.stat().st_size
     assert f"6 messages of 3 steps, 0.05 MiB ({data['bytes']} bytes)" in made.stderr
     assert (data["num_messages"], data["recorded"]["model"]) == (6, "tiny")
-    shown = run(str(out), "-q", "fixed:bits=4", "-q", "amaq", "--verify")
+    shown = run(str(out), "-q", "fixed:bits=4", "-q", FALLING, "--verify")
     assert shown.exit_code == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == "tiny.trace  quickstart  tiny bfloat16  3 steps from 0"
     header = "quantizer bits ratio error cosine dB codes widths scales header enc_ms dec_ms"
     assert lines[4].replace(" ms", "_ms").split("\t") == header.split()
     assert "  first message" in shown.stdout
-    assert "no gradient through amaq: it learns from the gradient" in shown.stdout
+    assert f"through {FALLING}: it learns from the gradient" in shown.stdout
     assert lines[-1].startswith("verified: ")
     again = run("--record", "quickstart", "--out", str(out), *TINY)
     assert again.exit_code == 4
@@ -136,7 +139,7 @@ MISTAKES = [
     (["TRACE", "--steps", "3"], 2, "--steps goes with --record only"),
     (["TRACE", "-q", "fixed:bit=4"], 2, "did you mean 'bits'?"),
     (["TRACE", "-q", "fixd"], 5, "did you mean 'fixed'?"),
-    (["TRACE", "-q", "amaq", "--role", "gradient"], 5, "cannot send a gradient"),
+    (["TRACE", "-q", "amaq:mode=paper", "--role", "gradient"], 5, "cannot send a gradient"),
     (["TRACE", "--export", "a.pdf"], 2, "cannot write '.pdf'"),
     (["TRACE", "--export", "a"], 2, "cannot write 'a file without an ending'"),
     (["nowhere.trace"], 4, "there is no trace and no run 'nowhere.trace'"),

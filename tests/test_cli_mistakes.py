@@ -116,7 +116,7 @@ MISTAKES = {
         "did you mean 'amaq'?",
     ),
     "a quantizer that cannot": (
-        [*TRAIN, "--set", "quantizers.gradient.name=amaq"],
+        [*TRAIN, "--set", "quantizers.gradient={name: amaq, options: {mode: paper}}"],
         3,
         "learns from the gradient",
     ),

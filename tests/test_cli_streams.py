@@ -22,9 +22,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def listen_to_interrupts() -> None:
-    """A shell's background job, as CI may be, starts its children with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def listen_to_signals() -> None:
+    """A background job or nohup, as CI may be, starts its children with signals ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def shell(line: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -107,7 +108,7 @@ def test_ctrl_c_while_loading_is_one_line(tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment(),
-        preexec_fn=listen_to_interrupts,
+        preexec_fn=listen_to_signals,
     ) as process:
         assert process.stderr.readline() == "loading …\n"
         process.send_signal(signal.SIGINT)
@@ -128,6 +129,7 @@ def test_a_terminal_that_goes_away_saves_the_run(tmp_path):
         cwd=tmp_path,
         env=environment(TERM="dumb"),
         start_new_session=True,
+        preexec_fn=listen_to_signals,
     ) as process:
         os.close(theirs)
         wait_for(tmp_path / "run/metrics.jsonl", process)
