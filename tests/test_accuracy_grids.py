@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "accuracy"))
 
 import bars
 import grids
+import paired
 import records
 import render
+import stability
 import tables
 import tasks
-from methods import AMAQ, AMAQ_PAPER, GROUP_64, NONE
+from methods import AMAQ, AMAQ_PAPER, AQ_SGD, AQ_SGD_26_STEPS, GROUP_64, NONE, UNTRAINED, amaq
 
 from amaqctl.build import resolve_parts
 from amaqctl.profile import load_profile
@@ -154,8 +156,7 @@ def test_a_bar_compares_means_of_all_seeds() -> None:
     bar = by_claim["perplexity amaq / group-64, 3 bits, through the cut"]
     assert (bar.measured, bar.is_met, bar.seeds, bar.bytes_ratio) == ("0.800", True, 3, 1.0)
     assert by_claim["perplexity amaq / group-64, 2 bits, through the cut"].measured is None
-    claim = "diverged or collapsed at 3 bits, all tasks and cuts"
-    assert by_claim[claim].row().endswith("| 0 | 0 | yes | 3 | – |")
+    assert by_claim["diverged or collapsed at 3 bits, all tasks and cuts"].is_met is None
 
 
 def test_a_bar_says_nothing_of_too_few_seeds_and_no_to_a_lost_run() -> None:
@@ -178,9 +179,61 @@ def test_a_bar_says_nothing_of_too_few_seeds_and_no_to_a_lost_run() -> None:
     assert all(bar.is_met is None for bar in bars.bars({}))
 
 
-def test_a_run_that_learned_nothing_collapsed() -> None:
-    assert not bars.is_lost(record(cell(), 40.0))
-    assert bars.is_lost(record(cell(), math.exp(4.0)))
+def lost_bar(*perplexities: float, untrained: float = 50.0, failed: bool = False) -> str:
+    before = grids.untrained(tasks.WIKITEXT)
+    found = {before.key: record(before, untrained)}
+    for seed, perplexity in zip(grids.SEEDS, perplexities, strict=False):
+        found[cell(seed=seed).key] = record(cell(seed=seed), perplexity)
+    if failed:
+        c = cell(seed=grids.SEEDS[-1])
+        found[c.key] = records.failure_of(c, {"commit": "abc"}, {"error": {"id": "DIVERGED"}})
+    return next(bar.row() for bar in bars.bars(found) if "collapsed" in bar.claim)
+
+
+def test_a_run_no_better_than_the_untrained_model_collapsed() -> None:
+    claim = "| diverged or collapsed at 3 bits, all tasks and cuts | 0 |"
+    assert lost_bar(40.0, 49.9) == f"{claim} 0 | yes | 2 | – |"
+    assert lost_bar(40.0, 50.0) == f"{claim} 1 | **no** | 2 | – |"
+    assert lost_bar(40.0, failed=True) == f"{claim} 1 | **no** | 2 | – |"
+
+
+def test_lost_runs_are_counted_by_method() -> None:
+    before = grids.untrained(tasks.WIKITEXT)
+    members = [before, *(cell(GROUP_64, 3, seed) for seed in grids.SEEDS), cell()]
+    perplexities = (50.0, 48.0, 50.5, 47.0, 40.0)
+    found = {c.key: record(c, p) for c, p in zip(members, perplexities, strict=True)}
+    gone = members[3]
+    found[gone.key] = records.failure_of(gone, {"commit": "a"}, {"error": {"id": "DIVERGED"}})
+    assert stability.lost_runs(members, found).splitlines()[2:] == [
+        "| wikitext2 | 3 | amaq | 1 | 0 | 0 | 0 | 40.00 | 40.00 |",
+        "| wikitext2 | 3 | group-64 | 3 | 1 | 1 | 1 | 50.50 | 50.50 |",
+    ]
+    del found[before.key]  # what is not known is not counted as fine
+    assert "| group-64 | 3 | 1 | – | – |" in stability.lost_runs(members, found)
+    assert stability.lost_runs(members, {}) == ""
+
+
+def test_an_ablation_is_paired_by_seed() -> None:
+    changed = amaq("no-center", center=False)
+    of_both = {17: (40.0, 44.0), 18: (30.0, 36.0)}
+    members = [cell(m, 3, seed) for seed in of_both for m in (AMAQ, changed)]
+    values = [value for pair in of_both.values() for value in pair]
+    found = {c.key: record(c, v) for c, v in zip(members, values, strict=True)}
+    differences = math.log(44 / 40), math.log(36 / 30)
+    mean, deviation = sum(differences) / 2, abs(differences[0] - differences[1]) / math.sqrt(2)
+    assert paired.against_default(members, found).splitlines()[2:] == [
+        "| amaq | 2 | 0 | 35.00 ± 7.07 | 3.10 | 6.26 | 1.00 |",
+        f"| no-center | 2 | {mean:+.4f} ± {deviation:.4f} | 40.00 ± 5.66 | 3.10 | 6.26 | 1.00 |",
+    ]
+    assert paired.against_default(members[1::2], found) == ""
+
+
+def test_a_method_may_change_the_number_of_steps() -> None:
+    steps = [
+        cell(method).changes(Path("data"))["train.max_steps"]
+        for method in (AQ_SGD, AQ_SGD_26_STEPS, UNTRAINED)
+    ]
+    assert steps == [48, 26, 1]
 
 
 def test_a_record_of_other_settings_is_not_shown() -> None:

@@ -1,7 +1,8 @@
 """What is compared. A cell is one training run; all cells of a task differ only in what is named.
 
 Equal in all cells of a task: model, data and their order, steps, learning rate, gradient quantizer
-(but for the row without quantization, and where the gradient is what is compared).
+(but for the row without quantization, where the gradient is what is compared, and in the rows of
+AQ-SGD that stop when they have sent what AMAQ sends).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from methods import (
     AMAQ,
     AMAQ_PAPER,
     AQ_SGD,
+    AQ_SGD_26_STEPS,
+    AQ_SGD_30_STEPS,
     FIXED_CHANNEL,
     FIXED_TOKEN,
     GROUP_32,
     GROUP_64,
     GROUP_128,
     NONE,
+    UNTRAINED,
     Method,
     amaq,
 )
@@ -70,12 +74,12 @@ class Cell:
             "optimizer.lr": self.task.lr,
             "optimizer.schedule": "linear",
             "optimizer.warmup_steps": 4,
-            **self.method.profile,
             "train.seed": self.seed,
             "eval.every": NEVER,
             "eval.max_examples": 16,
             "checkpoint.every": NEVER,
             **{f"train.{key}": value for key, value in self.task.train.items()},
+            **self.method.profile,
         }
 
     def scoring(self, prepared: Path) -> dict[str, Any]:
@@ -116,9 +120,14 @@ def cells(
             yield cell
 
 
+def untrained(task: TaskCase) -> Cell:
+    """The model before training; no seed and no cut makes a difference to it."""
+    return Cell(task, UNTRAINED, None, SEEDS[0])
+
+
 def _bars() -> list[Cell]:
     """In the order in which they matter: what the bars compare comes first, for all seeds."""
-    found: list[Cell] = []
+    found = [untrained(task) for task in (WIKITEXT, WORDS, TREC, SST2)]
     for seed in SEEDS:
         found += cells([WIKITEXT], [NONE, GROUP_64, AMAQ], [3], [seed])
         found += cells([WORDS, TREC, SST2], [FIXED_CHANNEL, AMAQ], [3], [seed])
@@ -127,7 +136,8 @@ def _bars() -> list[Cell]:
         # As many bytes as group-64 at 3 bits.
         found += cells([WIKITEXT], [AMAQ], [3.18], [seed])
     for seed in SEEDS:
-        found += cells([WIKITEXT], [AQ_SGD], [3, 4], [seed])
+        found += cells([WIKITEXT], [AQ_SGD, AQ_SGD_26_STEPS], [3], [seed])
+        found += cells([WIKITEXT], [AQ_SGD, AQ_SGD_30_STEPS], [4], [seed])
         found += cells([WORDS, TREC, SST2], [NONE, GROUP_64], [3], [seed])
     for seed in SEEDS:
         found += cells([WORDS, TREC, SST2], [FIXED_TOKEN], [3], [seed])
@@ -143,6 +153,8 @@ _CUTS = [
 ]
 
 _STABILITY = [
+    untrained(WIKITEXT),
+    untrained(TREC),
     *cells([WIKITEXT, TREC], [FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3, 2], MANY_SEEDS),
     *cells([WIKITEXT, TREC], [amaq("amaq-no-clip", clip=None)], [3, 2], MANY_SEEDS),
 ]
@@ -164,6 +176,7 @@ _ABLATIONS = [
     amaq("learned-fall-half", fall=0.5, allocation="learned"),
     # The grid.
     amaq("no-center", center=False),
+    amaq("no-spare-code", spare_code=False),
     amaq("no-clip", clip=None),
     amaq("clip-8-means", clip=8.0),
     amaq("scale-token", scale="token"),
@@ -178,6 +191,7 @@ _ABLATIONS = [
 ]
 
 _ALL_TASKS = [WIKITEXT, WORDS, GSM8K, TREC, SST2]
+_LARGE_TASKS = [larger(task) for task in _ALL_TASKS]
 _ALL_METHODS = [
     NONE,
     FIXED_TOKEN,
@@ -193,6 +207,7 @@ _ALL_METHODS = [
 GRIDS: dict[str, list[Cell]] = {
     # About an hour on two cores.
     "small": [
+        *map(untrained, (WIKITEXT, TREC, WORDS)),
         *cells([WIKITEXT], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS),
         *cells([TREC, WORDS], [NONE, FIXED_CHANNEL, GROUP_64, AMAQ], [3], SEEDS),
     ],
@@ -200,8 +215,14 @@ GRIDS: dict[str, list[Cell]] = {
     "ablations": list(cells([WIKITEXT], _ABLATIONS, [3], SEEDS[:2], scored_on="validation")),
     "stability": _STABILITY,
     "cuts": _CUTS,
-    "gsm8k": list(cells([GSM8K], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS)),
-    "full": list(cells(_ALL_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS)),
+    "gsm8k": [
+        untrained(GSM8K),
+        *cells([GSM8K], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS),
+    ],
+    "full": [*map(untrained, _ALL_TASKS), *cells(_ALL_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS)],
     # The same with batches and runs that ask for a GPU.
-    "full-large": list(cells(map(larger, _ALL_TASKS), _ALL_METHODS, [4, 3, 2], MANY_SEEDS)),
+    "full-large": [
+        *map(untrained, _LARGE_TASKS),
+        *cells(_LARGE_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS),
+    ],
 }

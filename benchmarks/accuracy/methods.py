@@ -47,11 +47,21 @@ def amaq(
 
 
 NONE = Method("none", "none", {}, None, LOSSLESS)
+# The model as it came: one step whose learning rate changes nothing.
+UNTRAINED = Method(
+    "untrained", "none", {}, None, LOSSLESS, {"train.max_steps": 1, "optimizer.lr": 1e-12}
+)
 FIXED_TOKEN = Method("fixed-token", "fixed", {"scale": "token"})
 FIXED_CHANNEL = Method("fixed-channel", "fixed", {"scale": "channel"})
 GROUP_32, GROUP_64, GROUP_128 = (
     Method(f"group-{size}", "group", {"group_size": size}) for size in (32, 64, 128)
 )
 AQ_SGD = Method("aq-sgd", "aq-sgd")
+# On wikitext2 as many bytes as AMAQ sends in all 48 steps at 3 and at 4 bits: the first visits of
+# 16 steps in full, and what is left for differences. The learning rate falls to 0 in these steps.
+AQ_SGD_26_STEPS, AQ_SGD_30_STEPS = (
+    Method(f"aq-sgd-{steps}-steps", "aq-sgd", profile={"train.max_steps": steps})
+    for steps in (26, 30)
+)
 AMAQ = amaq("amaq")
 AMAQ_PAPER = Method("amaq-paper", "amaq", {"mode": "paper"}, None)

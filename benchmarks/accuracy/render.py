@@ -15,8 +15,10 @@ from pathlib import Path
 
 from bars import bars
 from grids import GRIDS
+from paired import against_default
 from plot import plot
 from records import KEPT, Record, current, load
+from stability import lost_runs
 from tables import tables
 
 
@@ -43,7 +45,13 @@ def widths(found: dict[str, Record]) -> str:
 def parts(found: dict[str, Record]) -> dict[str, str]:
     """Every generated part by name."""
     made = {name: tables(cells, found).strip() for name, cells in GRIDS.items()}
-    return {**made, "verdicts": verdicts(found), "widths": widths(found)}
+    return {
+        **made,
+        "verdicts": verdicts(found),
+        "widths": widths(found),
+        "ablations": against_default(GRIDS["ablations"], found),
+        "stability": lost_runs(GRIDS["stability"], found),
+    }
 
 
 def renewed(page: str, found: dict[str, Record]) -> str:

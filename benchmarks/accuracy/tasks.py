@@ -59,8 +59,8 @@ class TaskCase:
         return self.part_options[part]
 
     def prepare(self, data: Path, prepared: Path) -> None:
-        """Write the parts of the set below ``prepared``, unless they are there."""
-        if not self.source or self._file(prepared, "test").exists():
+        """Write the parts of the set below ``prepared``, whatever is there."""
+        if not self.source:
             return
         folder, train_name, test_name = self.source
         whole = (data / folder / train_name).read_text(encoding="utf-8")

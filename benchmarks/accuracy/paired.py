@@ -1,0 +1,62 @@
+"""Ablations, paired by seed: each row against the same method with its defaults.
+
+Runs of one seed share data, order and initial adapter, so the difference of two of them says more
+than their means do; its spread over seeds is the noise that a difference has to be held against.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+from grids import Cell
+from methods import AMAQ
+from records import Record, current
+from tables import scores, spread
+
+_HEADER = (
+    "changed",
+    "seeds",
+    "loss through the cut, minus the default's, nats",
+    "perplexity through the cut",
+    "bits over the run",
+    "gradient bits",
+    "MiB sent",
+)
+
+
+def against_default(cells: Iterable[Cell], found: dict[str, Record]) -> str:
+    """A row a method; empty where the default itself has no record."""
+    cells = list(cells)
+    found = current(cells, found)
+    rows: dict[str, list[Record]] = {}
+    for cell in cells:
+        if cell.key in found:
+            rows.setdefault(cell.method.name, []).append(found[cell.key])
+    defaults = {record["seed"]: _loss(record) for record in rows.get(AMAQ.name, [])}
+    if not defaults:
+        return ""
+    lines = ["| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
+    for method, records in rows.items():
+        whole = [r for r in records if "failed" not in r and r["seed"] in defaults]
+        line = [method, str(len(records))]
+        if len(whole) < len(records):
+            line[1] += f", {len(records) - len(whole)} diverged"
+        if whole:
+            differences = [_loss(record) - defaults[record["seed"]] for record in whole]
+            line.append("0" if method == AMAQ.name else _signed(differences))
+            line.append(spread(scores(whole, "quantized", "perplexity"), 2))
+            for key in ("activation_bits_over_run", "gradient_bits_over_run"):
+                line.append(f"{statistics.mean(record[key] for record in whole):.2f}")
+            line.append(f"{statistics.mean(r['wire_bytes'] for r in whole) / 2**20:.2f}")
+        lines.append("| " + " | ".join(line) + " |")
+    return "\n".join(lines)
+
+
+def _loss(record: Record) -> float:
+    return float(record["scores"]["quantized"]["loss"])
+
+
+def _signed(differences: list[float]) -> str:
+    mean = f"{statistics.mean(differences):+.4f}"
+    return f"{mean} ± {statistics.stdev(differences):.4f}" if len(differences) > 1 else mean
