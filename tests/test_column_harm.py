@@ -237,7 +237,7 @@ def test_error_curves_are_the_squared_errors_of_what_would_be_sent(options, shap
     assert (curves_WK.dtype, range_K.shape) == (torch.float32, (num_columns,))
     others = tuple(d for d in range(x.dim()) if d != x.dim() - (1 if grid.axis == "channel" else 2))
     for bits, found_K in zip(_tried(grid), curves_WK, strict=True):
-        quantized, _ = grid.encode(x, BitAllocation.uniform(bits, num_columns, grid.axis))
+        quantized = grid.encode(x, BitAllocation.uniform(bits, num_columns, grid.axis))
         expected_K = (grid.decode(quantized) - x).double().square().mean(others)
         assert torch.allclose(found_K.double(), expected_K, rtol=1e-3, atol=1e-9)
     if grid.axis == grid.scale == "channel":

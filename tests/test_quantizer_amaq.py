@@ -83,26 +83,27 @@ def test_gate_gradient_is_that_of_central_differences(options):
     _set_gates(quantizer, gates_K)
     x, g = _random((3, num_tokens, NUM_CHANNELS), 0), _random((3, num_tokens, NUM_CHANNELS), 1)
     decoded = _backward(quantizer, x, g, CONTEXT).double()
-    sent_K = quantizer.allocation().widths_C.double()
+    sent_K = quantizer.quantize(x, CONTEXT).codes.allocation.widths_C.double()
     num_sent = NUM_CHANNELS if axis == "channel" else num_tokens
 
     def spread(per_column: Tensor) -> Tensor:
-        return per_column[:num_sent] if axis == "channel" else per_column[:num_sent].unsqueeze(-1)
+        return per_column if axis == "channel" else per_column.unsqueeze(-1)
 
     def loss(widths_K: Tensor) -> Tensor:
         return _loss_of_widths(x.double(), decoded, g.double(), spread(sent_K), spread(widths_K))
 
     step = 1e-5
-    by_width_K = torch.zeros(num_gates, dtype=torch.float64)
-    for k in range(num_gates):
-        e_K = torch.zeros(num_gates, dtype=torch.float64).index_fill(0, torch.tensor([k]), step)
+    by_width_K = torch.zeros(num_sent, dtype=torch.float64)
+    for k in range(num_sent):
+        e_K = torch.zeros(num_sent, dtype=torch.float64).index_fill(0, torch.tensor([k]), step)
         by_width_K[k] = (loss(sent_K + e_K) - loss(sent_K - e_K)) / (2 * step)
     expected_K = torch.zeros(num_gates, dtype=torch.float64)
     budget = quantizer.config.target_bits
     for k in range(num_gates):
         e_K = torch.zeros(num_gates, dtype=torch.float64).index_fill(0, torch.tensor([k]), step)
-        plus = _bits(quantizer, gates_K.double() + e_K, budget)
-        minus = _bits(quantizer, gates_K.double() - e_K, budget)
+        # The budget is that of the positions sent.
+        plus = _bits(quantizer, (gates_K.double() + e_K)[:num_sent], budget)
+        minus = _bits(quantizer, (gates_K.double() - e_K)[:num_sent], budget)
         expected_K[k] = by_width_K @ (plus - minus) / (2 * step)
     found_K = quantizer.gates_K.grad.double()
     assert float(expected_K.abs().max()) > 1e-3
@@ -201,8 +202,9 @@ def test_position_gates_follow_the_first_position():
     quantizer = _build(axis="position", allocation="learned", target_bits=5.0)
     _set_gates(quantizer, torch.linspace(3, -3, NUM_POSITIONS))
     x = _random((1, NUM_POSITIONS, NUM_CHANNELS), 0)
-    whole = quantizer.quantize(x, CONTEXT).codes.allocation.widths_C
     for first in range(NUM_POSITIONS):
+        whole = quantizer.quantize(x[:, : first + 1], CONTEXT).codes.allocation.widths_C
+        assert int(whole.sum()) == 5 * (first + 1)
         context = replace(CONTEXT, first_position=first, training=False)
         quantized = quantizer.quantize(x[:, first : first + 1], context)
         assert quantized.codes.allocation.widths_C.tolist() == [int(whole[first])]

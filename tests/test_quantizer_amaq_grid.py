@@ -33,7 +33,7 @@ def _grid(**changes: Any) -> MixedGrid:
 
 def _round_trip(grid: MixedGrid, x: Tensor, widths: list[int]) -> tuple[Tensor, QuantizedTensor]:
     allocation = BitAllocation(torch.tensor(widths, dtype=torch.uint8), grid.axis)
-    quantized, _ = grid.encode(x, allocation)
+    quantized = grid.encode(x, allocation)
     return grid.decode(quantized), quantized
 
 
@@ -85,20 +85,41 @@ def test_padding_shifts_no_centre_and_sets_no_range(center, clip, widths):
     assert torch.equal(decoded_padded[:, :4], decoded)
 
 
-def test_clip_limits_a_range_and_says_what_it_clipped():
+def test_clip_limits_a_range_and_what_it_clipped_has_no_residual():
     x = torch.tensor([[[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [9.0, 1.0]]])
     allocation = BitAllocation.uniform(8, 2, "channel")
-    quantized, unclipped = _grid(center=False, clip=2.0).encode(x, allocation)
+    grid = _grid(center=False, clip=2.0)
+    quantized = grid.encode(x, allocation)
     assert quantized.side["range"].tolist() == [6.0, 1.0]  # 2 · mean 3; max
-    assert unclipped[0].tolist() == [[1.0, 1.0]] * 3 + [[0.0, 1.0]]
-    assert float(_grid(center=False).decode(quantized)[0, 3, 0]) == pytest.approx(6.0)
+    step = 6.0 / 127  # 1.0 is 21.17 steps
+    residual_C = grid.rounding_residual(x, quantized)[0, :, 0].tolist()
+    assert residual_C == pytest.approx([1 - 21 * step, 21 * step - 1, 1 - 21 * step, 0.0])
+    assert float(grid.decode(quantized)[0, 3, 0]) == pytest.approx(6.0)
 
 
 def test_channels_below_two_bits_are_not_called_clipped():
     widths_C = torch.tensor([0, 1, 2, 8], dtype=torch.uint8)
-    _, unclipped = _grid(clip=1.0).encode(X, BitAllocation(widths_C, "channel"))
-    assert unclipped[0, :, :2].tolist() == [[1.0, 1.0]] * 4
-    assert float(unclipped[..., 2:].min()) == 0.0
+    grid = _grid(clip=1.0)
+    quantized = grid.encode(X, BitAllocation(widths_C, "channel"))
+    residual = grid.rounding_residual(X, quantized)
+    error = X - grid.decode(quantized)
+    assert torch.equal(residual[..., :2], error[..., :2])
+    assert float(error[0, 0, 2]) == pytest.approx(3.5)  # 7 above the mean, with a range of 3.5
+    assert float(residual[0, 0, 2]) == 0.0
+
+
+@pytest.mark.parametrize("spare_code", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_a_value_was_clipped_where_it_is_more_than_half_a_step_off(bits, spare_code):
+    skewed = torch.randn((1, 256, 8), generator=torch.Generator().manual_seed(bits)).exp()
+    grid = _grid(clip="search", spare_code=spare_code)
+    quantized = grid.encode(skewed, BitAllocation.uniform(bits, 8, "channel"))
+    error = skewed - grid.decode(quantized)
+    step_C = quantized.side["range"].abs() / (2 ** (bits - 1) - 1)
+    is_rounded = error.abs() <= 0.5005 * step_C
+    assert 0.5 < float(is_rounded.float().mean()) < 1.0  # the search clipped something
+    residual = grid.rounding_residual(skewed, quantized)
+    assert torch.allclose(residual, error * is_rounded, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -217,6 +238,15 @@ def test_water_filling_of_the_classical_curve_meets_the_sum_with_equal_marginal_
         assert float(marginal_C.max() / marginal_C.min()) < 4.0 + 1e-9
 
 
+@pytest.mark.parametrize("mean_bits", [3.5, 3.18, 4.0])
+def test_columns_that_are_alike_share_what_the_budget_has(mean_bits):
+    alike_WC = (4.0 ** -torch.arange(9)).unsqueeze(1).expand(9, 32)
+    widths_C = water_filling(alike_WC, 0, mean_bits)
+    assert int(widths_C.sum()) == int(32 * mean_bits)
+    assert int(widths_C.max() - widths_C.min()) <= 1
+    assert widths_C.tolist() == sorted(widths_C.tolist(), reverse=True)
+
+
 def test_water_filling_without_any_gradient_gives_the_least():
     assert water_filling(torch.zeros(5, 3), 2, 4.0).tolist() == [2.0, 2.0, 2.0]
     harm_WC = torch.tensor([[0.0, 64.0], [0.0, 16.0], [0.0, 4.0]])
@@ -272,7 +302,7 @@ def test_the_spare_code_is_on_the_longer_side(longer_side: float) -> None:
     side = {"range": torch.tensor([1.0]).copysign(torch.tensor(-longer_side))}
     x = longer_side * torch.tensor([[[-9.0], [-0.8], [0.2], [0.9], [1.6], [9.0]]])
     allocation = BitAllocation(torch.tensor([2], dtype=torch.uint8), "channel")
-    quantized, _ = grid.encode(x, allocation, side)
+    quantized = grid.encode(x, allocation, side)
     decoded = grid.decode(replace(quantized, side=side))
     expected = longer_side * torch.tensor([-1.0, -1.0, 0.0, 1.0, 2.0, 2.0])
     assert decoded.flatten().tolist() == expected.tolist()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from amaqctl.errors import DivergedError
 from amaqctl.quantizer import Site, TensorContext
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.amaq import AmaqQuantizer
@@ -323,10 +324,35 @@ def test_positions_never_seen_get_what_a_usual_one_gets():
     assert max(widths_T[4:]) - min(widths_T[4:]) <= 1  # alike, but for what is left over
     assert widths_T[3] - 1 <= min(widths_T[4:]) <= max(widths_T[4:]) <= widths_T[0]
     # One token of a generation has the width of its position, not of the first.
+    context = replace(CONTEXT, step=2, training=False)
     for first in range(NUM_POSITIONS):
-        context = replace(CONTEXT, step=2, first_position=first, training=False)
-        sent = quantizer.quantize(_random((1, 1, NUM_CHANNELS), first), context)
-        assert sent.codes.allocation.widths_C.tolist() == [widths_T[first]]
+        whole = quantizer.quantize(_random((1, first + 1, NUM_CHANNELS), first), context)
+        here = replace(context, first_position=first)
+        sent = quantizer.quantize(_random((1, 1, NUM_CHANNELS), first), here)
+        assert sent.codes.allocation.widths_C.tolist() == [whole.codes.allocation.widths_C[first]]
+
+
+@pytest.mark.parametrize("allocation", ["tracked", "learned"])
+@pytest.mark.parametrize("target_bits", [3.5, 4.0])
+def test_short_messages_meet_the_budget_of_their_own_positions(allocation, target_bits):
+    quantizer = _build(axis="position", allocation=allocation, target_bits=target_bits)
+    for step, num_tokens in enumerate([4, 4, 6, 2, NUM_POSITIONS]):
+        x = _random((2, num_tokens, NUM_CHANNELS), step)
+        x[:, 0] *= 100  # the first token's massive activation
+        here = replace(CONTEXT, step=step)
+        widths_T = quantizer.quantize(x, here).codes.allocation.widths_C
+        assert int(widths_T.sum()) == round(num_tokens * target_bits)
+        surrogate = quantizer.surrogate(x.requires_grad_(), here)
+        surrogate.backward(_random(x.shape, 7))
+
+
+def test_a_gradient_that_cannot_be_squared_ends_the_run():
+    quantizer = _build(target_bits=4.0)
+    _trained(quantizer, _input(0), _input(1), 0)
+    before = quantizer.harm.gradient_energy_K.clone()
+    with pytest.raises(DivergedError, match="too large to be squared"):
+        _trained(quantizer, _input(0), _input(1) * 1e30, 1)
+    assert torch.equal(quantizer.harm.gradient_energy_K, before)
 
 
 def test_gates_that_are_set_are_not_trained():

@@ -82,7 +82,8 @@ class AmaqQuantizer(Quantizer):
             spare_code=config.spare_code,
         )
         self._prompt = PromptRanges(config.prompt_ranges)
-        self._widths: tuple[tuple[int, int], Tensor] | None = None
+        self._widths: dict[tuple[int | None, ...], Tensor] = {}
+        self._last_widths_K: Tensor | None = None
         self._step_of_gates: int | None = None
         self._residual_BTC: Tensor | None = None
 
@@ -95,14 +96,13 @@ class AmaqQuantizer(Quantizer):
         columns = self._columns(x, context)
         if self.config.allocation == "tracked" and context.training:
             self._track(x, columns, context)
-        allocation = BitAllocation(self._widths_at(context)[columns], self.config.axis)
+        allocation = BitAllocation(self._widths_at(context, columns), self.config.axis)
+        self._last_widths_K = self._widths_at(context, slice(None))
         known = self._prompt.known(allocation, context)
-        quantized, unclipped = self._grid.encode(x, allocation, known)
+        quantized = self._grid.encode(x, allocation, known)
         self._prompt.notice(quantized, context)
         if context.training and self.config.allocation == "learned":
-            decoded = self._grid.decode(quantized)
-            residual = x.to(torch.float32) - decoded.to(torch.float32)
-            self._residual_BTC = residual if unclipped is None else residual * unclipped
+            self._residual_BTC = self._grid.rounding_residual(x, quantized)
         return quantized
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
@@ -128,8 +128,8 @@ class AmaqQuantizer(Quantizer):
             return watched
         residual_BTC, self._residual_BTC = self._residual_BTC, None
         assert residual_BTC is not None, "surrogate without quantize"
-        bits_K = self._fractional_bits(context)[columns].to(x.device)
-        width_K = self._widths_at(context)[columns].to(x.device)
+        bits_K = self._fractional_bits(context, slice(columns.stop))[columns.start :].to(x.device)
+        width_K = self._widths_at(context, columns).to(x.device)
         top_K = largest_code(width_K)
         slope_K = math.log(2) * torch.where(width_K >= 2, (top_K + 1) / top_K, 1.0)
         lift_K = (bits_K - bits_K.detach()) * slope_K  # value zero, derivative that of the widths
@@ -148,8 +148,10 @@ class AmaqQuantizer(Quantizer):
         return [{"params": [self.gates_K]}] if self.config.allocation == "learned" else []
 
     def allocation(self) -> BitAllocation | None:
-        """The widths last used for sending."""
-        return BitAllocation(self._widths[1], self.config.axis) if self._widths else None
+        """The widths last used for sending; of positions, those of the longest message."""
+        if self._last_widths_K is None:
+            return None
+        return BitAllocation(self._last_widths_K, self.config.axis)
 
     def _columns(self, x: Tensor, context: TensorContext) -> slice:
         if self.config.axis == "channel":
@@ -178,30 +180,39 @@ class AmaqQuantizer(Quantizer):
             error_WK, range_K = self._grid.error_curves(x, self.harm.widths)
             self.harm.observe_error(error_WK, range_K, columns, self._is_sent_K(x))
         low, high = self.config.min_bits, self.config.max_bits
-        bits_K = bit_budget.water_filling(self.harm.harm_WK(), low, self._budget(context))
-        shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # a gate has no infinity
-        with torch.no_grad():
-            self.gates_K.copy_(torch.logit(shares_K) / self.config.alpha)
+        harm_WK, num_columns = self.harm.harm_WK(), self.gates_K.numel()
+        # Positions after the longest of this message have gates too, for messages to come.
+        for stop in sorted({num_columns, columns.stop or num_columns}, reverse=True):
+            bits_K = bit_budget.water_filling(harm_WK[:, :stop], low, self._budget(context))
+            shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # a gate has no infinity
+            with torch.no_grad():
+                self.gates_K[:stop] = (torch.logit(shares_K) / self.config.alpha).to(self.gates_K)
         self._step_of_gates = context.step
 
-    def _widths_at(self, context: TensorContext) -> Tensor:
-        """Integer widths (K,), the same for all micro-batches of a step."""
-        key = (context.step, self.gates_K._version)
-        if self._widths is None or self._widths[0] != key:
-            bits_K = self._fractional_bits(context)
+    def _widths_at(self, context: TensorContext, columns: slice) -> Tensor:
+        """Integer widths (K,), the same for all micro-batches of a step.
+
+        The budget is the mean over the columns up to the last of ``columns``: a message of a whole
+        sequence meets it whatever its length, and a generated token is one of its sequence.
+        """
+        now = (context.step, self.gates_K._version)
+        if not any(key[:2] == now for key in self._widths):
+            self._widths.clear()
+        key = (*now, columns.stop)
+        if key not in self._widths:
+            bits_K = self._fractional_bits(context, slice(columns.stop))
             if self.config.mode == "paper":
-                widths_K = bits_K.detach().cpu().round().to(torch.uint8)
+                self._widths[key] = bits_K.detach().cpu().round().to(torch.uint8)
             else:
-                widths_K = bit_budget.round_to_mean(
+                self._widths[key] = bit_budget.round_to_mean(
                     bits_K, self.config.min_bits, self.config.max_bits, self._budget(context)
                 )
-            self._widths = (key, widths_K)
-        return self._widths[1]
+        return self._widths[key][columns.start :]
 
-    def _fractional_bits(self, context: TensorContext) -> Tensor:
+    def _fractional_bits(self, context: TensorContext, columns: slice) -> Tensor:
         """b (K,), differentiable by the gates, through the shift as well."""
         low, high = self.config.min_bits, self.config.max_bits
-        logits_K = self.config.alpha * self.gates_K
+        logits_K = self.config.alpha * self.gates_K[columns]
         if self.config.mode == "budget":
             shift = bit_budget.shift_to_mean(logits_K, low, high, self._budget(context))
             shares_K = torch.sigmoid(logits_K + shift).detach()

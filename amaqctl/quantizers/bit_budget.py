@@ -7,10 +7,14 @@ Legend: C columns (channels or positions), W legal widths.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 _BISECTIONS = 80
+_BUDGET_SLACK = 1e-6
+"""Bits; a mean such as 3.18 has no exact product with a number of columns."""
 
 
 def shift_to_mean(logits_C: Tensor, low: float, high: float, mean_bits: float) -> float:
@@ -67,7 +71,8 @@ def water_filling(harm_WC: Tensor, low: int, mean_bits: float) -> Tensor:
     Args:
         harm_WC: harm of column c at width low + w.
         low: the smallest width in bits.
-        mean_bits: mean width to stay at or just below.
+        mean_bits: mean width to stay at or just below, by less than the next column would take;
+            of columns that are alike the first get it.
 
     Returns:
         Integer widths as float64, shape (C,).
@@ -83,4 +88,9 @@ def water_filling(harm_WC: Tensor, low: int, mean_bits: float) -> Tensor:
             cheap = price
         else:
             dear = price
-    return ((harm_WC + dear * bits_W1).argmin(0) + low).double()
+    widths_C = (harm_WC + dear * bits_W1).argmin(0) + low
+    # Columns that are alike change width at the same price; the budget has room for some of them.
+    wider_C = (harm_WC + cheap * bits_W1).argmin(0) + low - widths_C
+    room = math.floor(mean_bits * widths_C.numel() + _BUDGET_SLACK) - int(widths_C.sum())
+    widths_C += torch.where(wider_C.cumsum(0) <= room, wider_C, 0)
+    return widths_C.double()

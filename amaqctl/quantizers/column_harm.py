@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from amaqctl.errors import DivergedError
+
 STEPS_BETWEEN_ERRORS = 8
 """Error curves change as slowly as the layers before the cut; trying every width is dear."""
 
@@ -99,12 +101,17 @@ class ColumnHarm(nn.Module):
 
         The micro-batches of a step count as one observation, their mean, so that ``memory`` means
         the same however a batch is divided.
+
+        Raises:
+            DivergedError: the energy is not finite, and every later width would be spoiled.
         """
         if not gradient.numel():
             return  # an empty batch has no mean
         energy = gradient.detach().to(torch.float32).square()
         energy = energy.mean(-1) if self._axis == "position" else energy
         energy_K = energy.reshape(-1, energy.shape[-1]).mean(0)
+        if not bool(torch.isfinite(energy_K).all()):
+            raise DivergedError("a gradient is too large to be squared")
         if self._of_step is None:
             self._of_step = _StepSoFar(self.gradient_energy_K)
         step = self._of_step

@@ -27,6 +27,9 @@ from amaqctl.bits import (
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
 from amaqctl.quantizers.range_search import least_error_range, spare_side
 
+_HALF_A_STEP = 0.501
+"""In steps, and a little for what float32 loses."""
+
 
 @dataclass(frozen=True)
 class MixedGrid:
@@ -53,33 +56,43 @@ class MixedGrid:
 
     def encode(
         self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
-    ) -> tuple[QuantizedTensor, Tensor | None]:
+    ) -> QuantizedTensor:
         """Quantize ``x`` (…, T, C) in the given widths.
 
         Args:
             known: means and ranges that the receiver has from an earlier message of the same
                 widths; they are used, and not sent again.
-
-        Returns:
-            The quantized tensor, and where values were not clipped, 1.0 or 0.0 in the shape of x
-            (None without a clip).
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         side = self._side(values_BTC, is_token_BT1, allocation) if known is None else known
         values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
-        matrix_RK = self._to_matrix(values_BTC)
-        codes = PackedCodes.pack(self._codes(matrix_RK, range_RK, allocation), allocation)
-        unclipped = None
-        if self.clip is not None:
-            is_unclipped_RK = matrix_RK.abs() <= range_RK.abs()
-            if self.axis == "channel":  # nothing is clipped where no grid is
-                is_unclipped_RK |= (allocation.widths_C < 2).to(is_unclipped_RK.device)
-            unclipped = self._from_matrix(is_unclipped_RK.float(), values_BTC.shape)
-            unclipped = unclipped.reshape(x.shape)
-        sent = side if known is None else {}
-        return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent), unclipped
+        codes_RK = self._codes(self._to_matrix(values_BTC), range_RK, allocation)
+        codes = PackedCodes.pack(codes_RK, allocation)
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, side if known is None else {})
+
+    def rounding_residual(self, x: Tensor, quantized: QuantizedTensor) -> Tensor:
+        """x - x̂ where a value was rounded, 0 where it was clipped; float32 in the shape of ``x``.
+
+        A value was clipped where its error is more than half a step. Below two bits there is no
+        grid that could clip.
+
+        Args:
+            quantized: what `encode` made of ``x``, with its side tensors.
+        """
+        assert quantized.codes is not None
+        allocation, values_BTC = quantized.codes.allocation, _as_BTC(x)
+        is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
+        values_BTC = self._centred(values_BTC, is_token_BT1, quantized.side, allocation)
+        scale_RK = step_size(
+            self._range_matrix(quantized.side, allocation, values_BTC.shape), allocation
+        )
+        residual_RK = self._to_matrix(values_BTC) - decode(quantized.codes, scale_RK)
+        has_grid_K = (allocation.widths_C >= 2).to(scale_RK.device)
+        is_clipped_RK = (residual_RK.abs() > _HALF_A_STEP * scale_RK.abs()) & has_grid_K
+        residual_BTC = self._from_matrix(residual_RK * ~is_clipped_RK, values_BTC.shape)
+        return residual_BTC.reshape(x.shape)
 
     def error_curves(self, x: Tensor, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
         """What each column would lose if all columns had the same width.
