@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -145,16 +147,33 @@ def test_a_run_that_failed_stays_in_the_table() -> None:
     assert "| 3 | amaq | 2, 1 diverged | 40.00 | 40.00 |" in tables.tables(cells, found)
 
 
-def test_a_bar_compares_means_of_all_seeds() -> None:
-    wanted = [(AMAQ, 3, (40.0, 40.0, 40.0)), (GROUP_64, 3, (50.0, 50.0, 50.0))]
+def bars_of(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, bars.Bar]:
+    """Every bar, of AMAQ's and group's perplexities on WikiText-2 at 3 bits, seed by seed."""
     found = {}
-    for method, bits, perplexities in wanted:
+    for method, perplexities in ((AMAQ, ours), (GROUP_64, theirs)):
         for seed, perplexity in zip(grids.SEEDS, perplexities, strict=True):
-            c = cell(method, bits, seed)
+            c = cell(method, 3, seed)
             found[c.key] = record(c, perplexity)
-    by_claim = {bar.claim: bar for bar in bars.bars(found)}
+    return {bar.claim: bar for bar in bars.bars(found)}
+
+
+def test_a_bar_within_two_standard_errors_says_so() -> None:
+    claim = "perplexity amaq / group-64, 3 bits, through the cut"
+    bar = bars_of((40.0, 40.0, 40.0), (42.0, 42.5, 43.0))[claim]
+    differences = [math.log(40 / theirs) for theirs in (42.0, 42.5, 43.0)]
+    ratio = math.exp(sum(differences) / 3)
+    error = ratio * statistics.stdev(differences) / math.sqrt(3)
+    assert bar.measured == f"{ratio:.3f} ± {error:.3f}" == "0.941 ± 0.006"
+    assert "| yes, within noise |" in bar.row()
+    assert "| **no**, within noise |" in bars_of((40.0,) * 3, (41.0, 42.0, 43.0))[claim].row()
+    assert "| **no** |" in bars_of((40.0,) * 3, (40.0,) * 3)[claim].row()
+
+
+def test_a_bar_compares_means_of_all_seeds() -> None:
+    by_claim = bars_of((40.0, 36.0, 32.0), (50.0, 45.0, 40.0))
     bar = by_claim["perplexity amaq / group-64, 3 bits, through the cut"]
-    assert (bar.measured, bar.is_met, bar.seeds, bar.bytes_ratio) == ("0.800", True, 3, 1.0)
+    assert (bar.measured, bar.is_met, bar.seeds, bar.bytes_ratio) == ("0.800 ± 0.000", True, 3, 1.0)
+    assert bar.row().endswith("| 0.800 ± 0.000 | yes | 3 | 1.000 |")
     assert by_claim["perplexity amaq / group-64, 2 bits, through the cut"].measured is None
     assert by_claim["diverged or collapsed at 3 bits, all tasks and cuts"].is_met is None
 
@@ -197,6 +216,12 @@ def test_a_run_no_better_than_the_untrained_model_collapsed() -> None:
     assert lost_bar(40.0, failed=True) == f"{claim} 1 | **no** | 2 | – |"
 
 
+def test_runs_scored_on_validation_enter_no_bar() -> None:
+    cells = [c for c in grids.GRIDS["ablations"] if c.method == AMAQ]
+    found = {c.key: record(c, 90.0) for c in [grids.untrained(tasks.WIKITEXT), *cells]}
+    assert {bar.seeds for bar in bars.bars(found)} == {0}
+
+
 def test_lost_runs_are_counted_by_method() -> None:
     before = grids.untrained(tasks.WIKITEXT)
     members = [before, *(cell(GROUP_64, 3, seed) for seed in grids.SEEDS), cell()]
@@ -226,6 +251,11 @@ def test_an_ablation_is_paired_by_seed() -> None:
         f"| no-center | 2 | {mean:+.4f} ± {deviation:.4f} | 40.00 ± 5.66 | 3.10 | 6.26 | 1.00 |",
     ]
     assert paired.against_default(members[1::2], found) == ""
+    failed = records.failure_of(members[0], {"commit": "a"}, {"error": {"id": "DIVERGED"}})
+    found[members[0].key] = failed  # no default to hold the other run of that seed against
+    lines = paired.against_default(members, found).splitlines()
+    assert lines[2].startswith("| amaq | 1, 1 diverged | 0 | 30.00 |")
+    assert lines[3].startswith(f"| no-center | 1 | {differences[1]:+.4f} | 36.00 |")
 
 
 def test_a_method_may_change_the_number_of_steps() -> None:

@@ -14,6 +14,7 @@ _PAPER = {
     "clip": None,
     "min_bits": 3,
     "beta": 1.0,
+    "initial_share": 0.92,  # 0.9 would be 7.5 bits: a tie, which the last bit of a float decides
     "target_bits": None,
     "prompt_ranges": False,
     "spare_code": False,
@@ -35,9 +36,15 @@ class AmaqConfig(QuantizerConfig):
         description="smallest width; 3 in paper mode, 2 where positions or tokens are scaled",
     )
     max_bits: int = Field(8, ge=1, le=8, description="largest width")
-    alpha: float = Field(1.0, gt=0, description="α, steepness of the gates")
+    alpha: float = Field(
+        1.0, gt=0, description="α, steepness of the gates; no matter where they are tracked"
+    )
     initial_share: float = Field(
-        0.9, gt=0, lt=1, description="σ(α·q) of every gate before anything is learned"
+        0.9,
+        gt=0,
+        lt=1,
+        description="σ(α·q) of every gate before anything is learned; 0.92 in paper mode; a budget "
+        "makes it no matter",
     )
     beta: float = Field(0.0, ge=0, description="β, weight of Bits_Loss; 1.0 in paper mode")
     target_bits: float | None = Field(

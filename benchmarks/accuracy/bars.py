@@ -1,12 +1,14 @@
 """The bars that AMAQ is held to, from records: what was asked, what was measured, met or not.
 
-Runs are paired by seed. Nothing is judged on fewer seeds than `SEEDS`, and a run of AMAQ that
-failed fails its bar. A run *collapsed* when its loss is no better than the untrained model's on the
-same examples.
+Runs are paired by seed. No comparison is judged on fewer seeds than `SEEDS`, and a run of AMAQ that
+failed fails its bar. What is nearer to its bar than two standard errors of the paired differences
+is judged by its mean, but called within noise. The last two bars look at every run there is. A run
+*collapsed* when its loss is no better than the untrained model's on the same examples.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +22,11 @@ from methods import (
     FIXED_CHANNEL,
     FIXED_TOKEN,
     GROUP_64,
+    GROUP_64_ZERO_POINT,
     NONE,
     Method,
 )
 from records import Record, current
-from tables import geometric_mean, scores
 from tasks import SST2, TREC, WIKITEXT, WORDS, TaskCase
 
 SAME_BYTES = 3.18
@@ -42,6 +44,7 @@ class Bar:
         asked: the number of the claim.
         measured: the same number of this grid; None where nothing was measured.
         is_met: whether it is on the right side; None where that cannot be said yet.
+        is_clear: whether it is there by more than two standard errors.
         seeds: pairs of runs compared, or runs looked at.
         bytes_ratio: whole-run bytes of AMAQ over those of the rival; None where not compared.
     """
@@ -52,10 +55,13 @@ class Bar:
     is_met: bool | None
     seeds: int
     bytes_ratio: float | None = None
+    is_clear: bool = True
 
     def row(self) -> str:
         """A line of a Markdown table."""
         verdict = {True: "yes", False: "**no**", None: "–"}[self.is_met]
+        if self.is_met is not None and not self.is_clear:
+            verdict += ", within noise"
         ratio = "–" if self.bytes_ratio is None else f"{self.bytes_ratio:.3f}"
         cells = (self.claim, self.asked, self.measured or "–", verdict, str(self.seeds), ratio)
         return "| " + " | ".join(cells) + " |"
@@ -73,11 +79,17 @@ class Measured:
         rival: Method,
         bits: float,
         own_bits: float | None,
-        measure: Callable[[list[Record], list[Record]], tuple[str, bool]],
+        measure: Callable[[Record, Record], float],
+        judge: Callable[[float, float], tuple[str, bool, bool]],
         claim: str,
         asked: str,
     ) -> Bar:
-        """A bar over the seeds that both AMAQ and its rival have."""
+        """A bar over the seeds that both AMAQ and its rival have.
+
+        Args:
+            measure: the difference of a pair of runs, AMAQ's first.
+            judge: from mean and standard error of the differences: words, met, clear.
+        """
         ours = self._by_seed(task, AMAQ, own_bits or bits)
         theirs = self._by_seed(task, rival, bits)
         seeds = [seed for seed in SEEDS if seed in ours and seed in theirs]
@@ -87,10 +99,12 @@ class Measured:
         if not seeds:
             return Bar(claim, asked, None, None, 0)
         pair = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-        measured, is_met = measure(*pair)
+        differences = [measure(*records) for records in zip(*pair, strict=True)]
+        error = statistics.stdev(differences) / len(seeds) ** 0.5 if len(seeds) > 1 else math.inf
+        measured, is_met, is_clear = judge(statistics.mean(differences), error)
         sent = [sum(record["wire_bytes"] for record in records) for records in pair]
         verdict = is_met if len(seeds) == len(SEEDS) else None
-        return Bar(claim, asked, measured, verdict, len(seeds), sent[0] / sent[1])
+        return Bar(claim, asked, measured, verdict, len(seeds), sent[0] / sent[1], is_clear)
 
     def perplexity(
         self,
@@ -102,29 +116,40 @@ class Measured:
     ) -> Bar:
         """Perplexity of AMAQ over that of a rival on WikiText-2."""
 
-        def measure(ours: list[Record], theirs: list[Record]) -> tuple[str, bool]:
-            means = [geometric_mean(scores(r, boundary, "perplexity")) for r in (ours, theirs)]
-            return f"{means[0] / means[1]:.3f}", means[0] / means[1] <= most
+        def measure(ours: Record, theirs: Record) -> float:
+            losses = [record["scores"][boundary]["loss"] for record in (ours, theirs)]
+            return float(losses[0] - losses[1])
+
+        def judge(mean: float, error: float) -> tuple[str, bool, bool]:
+            ratio, is_clear = math.exp(mean), abs(mean - math.log(most)) > 2 * error
+            return f"{ratio:.3f}{_plus_minus(ratio * error, 3)}", ratio <= most, is_clear
 
         how = "through the cut" if boundary == "quantized" else "clean"
         width = f"{bits} bits" if own_bits is None else f"target {own_bits} for {bits} bits"
         claim = f"perplexity amaq / {rival.name}, {width}, {how}"
-        return self.compared(WIKITEXT, rival, bits, own_bits, measure, claim, f"≤ {most}")
+        return self.compared(WIKITEXT, rival, bits, own_bits, measure, judge, claim, f"≤ {most}")
 
     def points(self, task: TaskCase, rival: Method, least: float) -> Bar:
         """Points of accuracy or exact match through the cut above a rival at 3 bits."""
 
-        def measure(ours: list[Record], theirs: list[Record]) -> tuple[str, bool]:
-            means = [statistics.mean(scores(r, "quantized", task.score)) for r in (ours, theirs)]
-            points = 100 * (means[0] - means[1])
-            return f"{points:+.1f}", points >= least
+        def measure(ours: Record, theirs: Record) -> float:
+            rates = [record["scores"]["quantized"][task.score] for record in (ours, theirs)]
+            return 100 * float(rates[0] - rates[1])
+
+        def judge(mean: float, error: float) -> tuple[str, bool, bool]:
+            is_clear = abs(mean - least) > 2 * error
+            return f"{mean:+.1f}{_plus_minus(error, 1)}", mean >= least, is_clear
 
         claim = f"{task.name}: points above {rival.name}, 3 bits"
-        return self.compared(task, rival, 3, None, measure, claim, f"≥ {least}")
+        return self.compared(task, rival, 3, None, measure, judge, claim, f"≥ {least}")
 
     def _by_seed(self, task: TaskCase, method: Method, bits: float) -> dict[int, Record]:
         wanted = cells([task], [method], [bits], SEEDS)
         return {c.seed: self._found[c.key] for c in wanted if c.key in self._found}
+
+
+def _plus_minus(error: float, digits: int) -> str:
+    return f" ± {error:.{digits}f}" if math.isfinite(error) else ""
 
 
 def _runs(found: dict[str, Record], bits: float | None) -> list[Record]:
@@ -133,7 +158,10 @@ def _runs(found: dict[str, Record], bits: float | None) -> list[Record]:
     return [
         found[key]
         for key, cell in wanted.items()
-        if key in found and cell.method == AMAQ and bits in (None, cell.bits)
+        if key in found
+        and cell.method == AMAQ
+        and cell.scored_on == "test"
+        and bits in (None, cell.bits)
     ]
 
 
@@ -184,6 +212,7 @@ def bars(records: dict[str, Record]) -> list[Bar]:
         look.perplexity(AQ_SGD_30_STEPS, 4, 1.0, "clean"),
         look.perplexity(GROUP_64, 3, 0.95),
         look.perplexity(GROUP_64, 3, 0.95, own_bits=SAME_BYTES),
+        look.perplexity(GROUP_64_ZERO_POINT, 3, 0.95),
         look.perplexity(AQ_SGD, 3, 0.98),
         look.perplexity(AQ_SGD, 3, 0.98, "clean"),
         look.perplexity(AQ_SGD_26_STEPS, 3, 0.98, "clean"),

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from methods import (
     FIXED_TOKEN,
     GROUP_32,
     GROUP_64,
+    GROUP_64_ZERO_POINT,
     GROUP_128,
     NONE,
     UNTRAINED,
@@ -34,6 +36,7 @@ from methods import (
 from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase, larger
 
 from amaqctl import registry
+from amaqctl.profile import load_profile
 
 EARLY, LATE, U_SHAPE, ALL_LAYERS = [5], [25], [5, 25], "all"
 SEEDS = (17, 18, 19)
@@ -88,12 +91,28 @@ class Cell:
         return {f"task.options.{key}": value for key, value in options.items()}
 
     def digest(self) -> str:
-        """Changes with every setting, the quantizers' defaults included, wherever the data lie."""
+        """Changes with every setting, defaults included, wherever the data lie."""
         place = Path("data")
         quantizers = self.method.quantizers(self.bits).values()
         resolved = [_resolved(choice["name"], choice["options"]) for choice in quantizers]
-        settings = (self.changes(place), self.scoring(place), self.task.num_test, resolved)
+        settings = (
+            _quickstart(),
+            self.changes(place),
+            self.scoring(place),
+            self.task.num_test,
+            resolved,
+        )
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _quickstart() -> dict[str, Any]:
+    """What a cell takes from the profile that it changes."""
+    profile = load_profile("quickstart", []).profile
+    dumped: dict[str, Any] = profile.model_dump(
+        exclude={"description", "quantizers", "task", "output"}
+    )
+    return dumped
 
 
 def _resolved(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +160,7 @@ def _bars() -> list[Cell]:
         found += cells([WORDS, TREC, SST2], [NONE, GROUP_64], [3], [seed])
     for seed in SEEDS:
         found += cells([WORDS, TREC, SST2], [FIXED_TOKEN], [3], [seed])
+        found += cells([WIKITEXT], [GROUP_64_ZERO_POINT], [3], [seed])
         found += cells([WIKITEXT], [FIXED_CHANNEL, FIXED_TOKEN, AMAQ_PAPER], [3], [seed])
         found += cells([WIKITEXT], [AQ_SGD], [2], [seed])
     return found

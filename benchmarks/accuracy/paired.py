@@ -33,15 +33,20 @@ def against_default(cells: Iterable[Cell], found: dict[str, Record]) -> str:
     for cell in cells:
         if cell.key in found:
             rows.setdefault(cell.method.name, []).append(found[cell.key])
-    defaults = {record["seed"]: _loss(record) for record in rows.get(AMAQ.name, [])}
+    defaults = {
+        record["seed"]: _loss(record)
+        for record in rows.get(AMAQ.name, [])
+        if "failed" not in record
+    }
     if not defaults:
         return ""
     lines = ["| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
     for method, records in rows.items():
         whole = [r for r in records if "failed" not in r and r["seed"] in defaults]
-        line = [method, str(len(records))]
-        if len(whole) < len(records):
-            line[1] += f", {len(records) - len(whole)} diverged"
+        num_diverged = sum("failed" in record for record in records)
+        if not whole and not num_diverged:
+            continue
+        line = [method, str(len(whole)) + (f", {num_diverged} diverged" if num_diverged else "")]
         if whole:
             differences = [_loss(record) - defaults[record["seed"]] for record in whole]
             line.append("0" if method == AMAQ.name else _signed(differences))

@@ -26,6 +26,7 @@ def plot(cells: Iterable[Cell], found: dict[str, Record], file: Path) -> None:
     """Draw; a point is the mean over seeds, its bar the standard deviation.
 
     Scores are through the cut, but for AQ-SGD, which has no memory of what it never trained on.
+    Runs that diverged have no score; the tables name them.
     """
     from matplotlib import pyplot
 
@@ -76,14 +77,14 @@ def _draw(axis: Any, panel: Panel, score: str, colours: dict[str, str]) -> None:
             label=f"{method}, clean" if is_clean else method,
         )
     axis.set_xlabel("activation bits a value over the run, all bytes counted")
-    axis.set_ylabel(score.replace("_", " ") + " through the cut")
+    axis.set_ylabel(score.replace("_", " "))
     if score == "perplexity":
         from matplotlib.ticker import ScalarFormatter
 
         axis.set_yscale("log")
         for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             which(ScalarFormatter())
-    axis.set_xlim(1.5, 8.5)
+    axis.set_xlim(1.5, 12)
     axis.legend(fontsize="x-small")
 
 

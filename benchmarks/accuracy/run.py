@@ -90,7 +90,15 @@ def provenance() -> dict[str, Any]:
     git = ["git", "-C", str(here)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", ":/amaqctl", ":/benchmarks/accuracy/*.py"],
+        [
+            *git,
+            "status",
+            "--porcelain",
+            "--",
+            ":/amaqctl",
+            ":/profiles",
+            ":/benchmarks/accuracy/*.py",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
 from grids import Cell
+from methods import UNTRAINED
 from records import Record, current
 
 _HEADER = {
@@ -47,11 +47,6 @@ def scores(records: list[Record], boundary: str, score: str) -> list[float]:
     return [record["scores"][boundary][score] for record in records if "failed" not in record]
 
 
-def geometric_mean(values: list[float]) -> float:
-    """Of positive numbers: the exponential of the mean loss, where they are perplexities."""
-    return math.exp(statistics.mean(map(math.log, values)))
-
-
 def _table(rows: dict[tuple[float, str], list[Cell]], found: dict[str, Record]) -> list[str]:
     score = next(iter(rows.values()))[0].task.score
     name, digits = _HEADER[score], 2 if score == "perplexity" else 3
@@ -69,6 +64,9 @@ def _table(rows: dict[tuple[float, str], list[Cell]], found: dict[str, Record]) 
         line = [str(bits or "own"), method, seeds]
         if whole:
             line += [spread(scores(whole, b, score), digits) for b in ("quantized", "clean")]
+        if whole and method == UNTRAINED.name:
+            line += ["–"] * 4
+        elif whole:
             line += [
                 f"{statistics.mean(record[key] for record in whole):.2f}"
                 for key in (
