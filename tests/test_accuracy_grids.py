@@ -246,7 +246,7 @@ def test_an_ablation_is_paired_by_seed() -> None:
     found = {c.key: record(c, v) for c, v in zip(members, values, strict=True)}
     differences = math.log(44 / 40), math.log(36 / 30)
     mean, deviation = sum(differences) / 2, abs(differences[0] - differences[1]) / math.sqrt(2)
-    assert paired.against_default(members, found).splitlines()[2:] == [
+    assert paired.against_default(members, found).splitlines()[4:] == [
         "| amaq | 2 | 0 | 35.00 ± 7.07 | 3.10 | 6.26 | 1.00 |",
         f"| no-center | 2 | {mean:+.4f} ± {deviation:.4f} | 40.00 ± 5.66 | 3.10 | 6.26 | 1.00 |",
     ]
@@ -254,8 +254,9 @@ def test_an_ablation_is_paired_by_seed() -> None:
     failed = records.failure_of(members[0], {"commit": "a"}, {"error": {"id": "DIVERGED"}})
     found[members[0].key] = failed  # no default to hold the other run of that seed against
     lines = paired.against_default(members, found).splitlines()
-    assert lines[2].startswith("| amaq | 1, 1 diverged | 0 | 30.00 |")
-    assert lines[3].startswith(f"| no-center | 1 | {differences[1]:+.4f} | 36.00 |")
+    assert lines[0] == "**wikitext2**:"
+    assert lines[4].startswith("| amaq | 1, 1 diverged | 0 | 30.00 |")
+    assert lines[5].startswith(f"| no-center | 1 | {differences[1]:+.4f} | 36.00 |")
 
 
 def test_a_method_may_change_the_number_of_steps() -> None:

@@ -179,6 +179,11 @@ _STABILITY = [
     *cells([WIKITEXT, TREC], [amaq("amaq-no-clip", clip=None)], [3, 2], MANY_SEEDS),
 ]
 
+_GRADIENTS = [
+    amaq(f"gradient-{bits}-bits", {"name": "group", "options": {"bits": bits}})
+    for bits in (8, 4, 3)
+]
+
 _ABLATIONS = [
     NONE,
     AMAQ,
@@ -202,10 +207,7 @@ _ABLATIONS = [
     amaq("scale-token", scale="token"),
     amaq("scale-channel-token", scale="channel-token"),
     # Gradients.
-    *(
-        amaq(f"gradient-{bits}-bits", {"name": "group", "options": {"bits": bits}})
-        for bits in (8, 4, 3)
-    ),
+    *_GRADIENTS,
     amaq("gradient-reuses-widths", {"name": "fixed", "options": {"bits": "received"}}),
     amaq("gradient-amaq-6", {"name": "amaq", "options": {"target_bits": 6}}),
 ]
@@ -233,6 +235,15 @@ GRIDS: dict[str, list[Cell]] = {
     ],
     "bars": _bars(),
     "ablations": list(cells([WIKITEXT], _ABLATIONS, [3], SEEDS[:2], scored_on="validation")),
+    "gradients": list(
+        cells(
+            [TREC, WORDS, WIKITEXT],
+            [AMAQ, *_GRADIENTS],
+            [3],
+            SEEDS[:2],
+            scored_on="validation",
+        )
+    ),
     "stability": _STABILITY,
     "cuts": _CUTS,
     "gsm8k": [

@@ -18,7 +18,7 @@ _HEADER = (
     "changed",
     "seeds",
     "loss through the cut, minus the default's, nats",
-    "perplexity through the cut",
+    "score through the cut",
     "bits over the run",
     "gradient bits",
     "MiB sent",
@@ -26,13 +26,19 @@ _HEADER = (
 
 
 def against_default(cells: Iterable[Cell], found: dict[str, Record]) -> str:
-    """A row a method; empty where the default itself has no record."""
+    """A table a task, a row a method; a task where the default has no record is left out."""
     cells = list(cells)
     found = current(cells, found)
-    rows: dict[str, list[Record]] = {}
+    by_task: dict[str, dict[str, list[Record]]] = {}
     for cell in cells:
         if cell.key in found:
+            rows = by_task.setdefault(cell.task.name, {})
             rows.setdefault(cell.method.name, []).append(found[cell.key])
+    tables = {task: _table(rows) for task, rows in by_task.items()}
+    return "\n\n".join(f"**{task}**:\n\n{table}" for task, table in tables.items() if table)
+
+
+def _table(rows: dict[str, list[Record]]) -> str:
     defaults = {
         record["seed"]: _loss(record)
         for record in rows.get(AMAQ.name, [])
@@ -50,12 +56,20 @@ def against_default(cells: Iterable[Cell], found: dict[str, Record]) -> str:
         if whole:
             differences = [_loss(record) - defaults[record["seed"]] for record in whole]
             line.append("0" if method == AMAQ.name else _signed(differences))
-            line.append(spread(scores(whole, "quantized", "perplexity"), 2))
+            line.append(_score(whole))
             for key in ("activation_bits_over_run", "gradient_bits_over_run"):
                 line.append(f"{statistics.mean(record[key] for record in whole):.2f}")
             line.append(f"{statistics.mean(r['wire_bytes'] for r in whole) / 2**20:.2f}")
         lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
+
+
+def _score(records: list[Record]) -> str:
+    """Exact match or accuracy where the task has one, else perplexity."""
+    for score, digits in (("exact_match", 3), ("accuracy", 3), ("perplexity", 2)):
+        if score in records[0]["scores"]["quantized"]:
+            return spread(scores(records, "quantized", score), digits)
+    raise AssertionError("every task has a perplexity")
 
 
 def _loss(record: Record) -> float:

@@ -50,6 +50,7 @@ def parts(found: dict[str, Record]) -> dict[str, str]:
         "verdicts": verdicts(found),
         "widths": widths(found),
         "ablations": against_default(GRIDS["ablations"], found),
+        "gradients": against_default(GRIDS["gradients"], found),
         "stability": lost_runs(GRIDS["stability"], found),
     }
 
