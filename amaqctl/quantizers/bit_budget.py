@@ -1,6 +1,6 @@
 """Solving for widths: the exact budget projection and reverse water-filling (both ours).
 
-Pure functions of small vectors, in float64 so that every machine gets the same integers.
+Pure functions of small vectors, in float64, so that equal inputs give the same integers everywhere.
 
 Legend: C columns (channels or positions), W legal widths.
 """
