@@ -113,7 +113,7 @@ def test_defaults(minimal: Path) -> None:
         "lora": {"r": 8, "alpha": 16, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]},
         "quantizers": {
             "activation": {"name": "amaq", "options": {"target_bits": 4}},
-            "gradient": {"name": "group", "options": {"bits": 6, "group_size": 64}},
+            "gradient": {"name": "group", "options": {"bits": 4, "group_size": 64}},
         },
         "task": {"name": "text", "options": {}},
         "optimizer": {

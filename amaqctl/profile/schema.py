@@ -141,7 +141,7 @@ class QuantizersSection(Section):
         description="Quantizer of hidden states, sent forward.",
     )
     gradient: PluginChoice = Field(
-        default_factory=lambda: PluginChoice(name="group", options={"bits": 6, "group_size": 64}),
+        default_factory=lambda: PluginChoice(name="group", options={"bits": 4, "group_size": 64}),
         description="Quantizer of their gradients, sent back.",
     )
 
