@@ -71,14 +71,17 @@ def test_every_cell_is_a_profile_whose_options_are_legal(key: str, tmp_path: Pat
 
 
 def test_parts_of_a_set_have_no_row_in_common(tmp_path: Path) -> None:
-    rows = [json.dumps({"text": f"t{n}", "label": "a"}) for n in range(400)]
+    rows = [
+        json.dumps({"text": f"t{n}\u2028more", "label": "a"}, ensure_ascii=False)
+        for n in range(400)
+    ]
     (tmp_path / "trec").mkdir()
-    (tmp_path / "trec" / "train.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "trec" / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (tmp_path / "trec" / "test.jsonl").write_text("test row\n")
     prepared = tmp_path / "prepared"
     tasks.TREC.prepare(tmp_path, prepared)
     train, validation, test = (
-        (prepared / f"trec.{part}.jsonl").read_text().splitlines()
+        (prepared / f"trec.{part}.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         for part in ("train", "validation", "test")
     )
     assert (len(train), len(validation), test) == (144, 256, ["test row"])

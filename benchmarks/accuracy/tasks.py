@@ -94,7 +94,8 @@ def larger(task: TaskCase) -> TaskCase:
 
 
 def _cut_rows(whole: str) -> tuple[str, str]:
-    rows = [row for row in whole.splitlines() if row.strip()]
+    # Not splitlines: a text in a row may hold other signs for the end of a line.
+    rows = [row for row in whole.split("\n") if row.strip()]
     random.Random(0).shuffle(rows)
     validation, train = rows[:NUM_VALIDATION_ROWS], rows[NUM_VALIDATION_ROWS:]
     return "\n".join(train) + "\n", "\n".join(validation) + "\n"
