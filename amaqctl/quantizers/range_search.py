@@ -2,8 +2,8 @@
 
 A range below the largest magnitude clips a few values and makes the grid finer for all others.
 At 2 and 3 bits this decides: for a Gaussian column and 3 bits, the range of the largest of 512
-values has 2.1 times the squared error of the best one (2.5 times with the spare code). Outliers survive: where clipping them
-costs more than it gains, the largest magnitude wins.
+values has 2.1 times the squared error of the best one (2.5 times with the spare code). Outliers
+survive: where clipping them costs more than it gains, the largest magnitude wins.
 
 Legend: R rows, C columns of one width each.
 """

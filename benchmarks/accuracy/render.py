@@ -3,7 +3,7 @@
     python benchmarks/accuracy/render.py --page docs/results.md --plot docs/pareto.svg
 
 A part of the page stands between ``<!-- records: GRID -->`` and ``<!-- end of GRID -->``; the part
-`verdicts` holds the bars, `widths` the allocations at the end. Without --page everything is printed.
+`verdicts` holds the bars, `widths` the allocations at the end. Without --page all is printed.
 """
 
 from __future__ import annotations
