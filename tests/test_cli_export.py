@@ -152,7 +152,7 @@ def test_saved_weights_are_read_back(trained, tmp_path, monkeypatch):
 
 def test_rounding_that_drowns_the_adapter_is_said(tmp_path):
     out = str(tmp_path / "run")
-    more = ["--set", "model.dtype=bfloat16", "--set", "optimizer.lr=1e-6", "--out", out]
+    more = ["--set", "model.dtype=bfloat16", "--set", "optimizer.lr=1e-7", "--out", out]
     assert run("train", "quickstart", *SETTINGS, *more).exit_code == 0
     result = export(out, "--to", str(tmp_path / "m"), "--merge", "--json")
     assert result.exit_code == 0, result.stderr

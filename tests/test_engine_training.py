@@ -151,7 +151,7 @@ def test_metrics(done: tuple[Built, RunFolder, dict[str, Any]]) -> None:
         assert set(record) == wanted
         both = record["wire/0/activation_bytes"] + record["wire/0/gradient_bytes"]
         assert record["wire/total_bytes"] == both
-        assert record["bits/0/gradient_mean"] == 6
+        assert record["bits/0/gradient_mean"] == 4
         assert record["bits/0/activation_mean"] == 4  # at the budget from the first step
     first, *_, last = of_kind(run, "eval")
     assert (result["loss_before"], result["loss_after"]) == (first["loss"], last["loss"])
@@ -190,7 +190,7 @@ def test_saved_widths(done: tuple[Built, RunFolder, dict[str, Any]]) -> None:
     with np.load(run.path / "bits" / "final.npz") as arrays:
         found = {name: arrays[name] for name in arrays.files}
     assert sorted(found) == ["link0.activation.channel", "link0.gradient.tensor"]
-    assert found["link0.gradient.tensor"].tolist() == [6] * 32
+    assert found["link0.gradient.tensor"].tolist() == [4] * 32
     link = made.engine.stages[0].outgoing
     assert link is not None
     assert link.activations.last_allocation is not None
