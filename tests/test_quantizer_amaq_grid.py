@@ -27,6 +27,7 @@ def _grid(**changes: Any) -> MixedGrid:
         "clip": None,
         "scale_dtype": "float32",
         "spare_code": False,
+        "outlier_tokens": False,
     }
     return MixedGrid(**{**options, **changes})
 

@@ -22,7 +22,9 @@ Ours (each an option; `mode: budget`, the default):
 - tracked allocation: instead of learning by gradient, the gates are set at each step to the widths
   with the least harm E[g_c²] · D_c(b), from running means of the gradients that came back and of
   the error that each channel had, measured, at every width;
-- centre: the channel mean is subtracted before the grid (and is all that a 0-bit channel sends);
+- outlier tokens: tokens of massive activations, often the first, have ranges of their own;
+- centre: the channel mean is subtracted before the grid (always of a 0-bit channel, which sends
+  nothing else);
 - scale for each channel, token, or channel x token;
 - prompt ranges: the tokens that a cached generation adds to its prompt reuse the prompt's ranges
   and means, which would cost a message of one token more than its codes;
@@ -80,6 +82,7 @@ class AmaqQuantizer(Quantizer):
             clip=config.clip,
             scale_dtype=config.scale_dtype,
             spare_code=config.spare_code,
+            outlier_tokens=config.outlier_tokens,
         )
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: dict[tuple[int | None, ...], Tensor] = {}

@@ -10,7 +10,6 @@ from amaqctl.quantizer import QuantizerConfig, ScaleDtype
 
 _PAPER = {
     "allocation": "learned",
-    "center": False,
     "clip": None,
     "min_bits": 3,
     "beta": 1.0,
@@ -18,6 +17,7 @@ _PAPER = {
     "target_bits": None,
     "prompt_ranges": False,
     "spare_code": False,
+    "outlier_tokens": False,
 }
 
 
@@ -72,7 +72,7 @@ class AmaqConfig(QuantizerConfig):
         description="share of the running means of gradients and errors that outlives an "
         "observation",
     )
-    center: bool = Field(True, description="subtract the channel mean before the grid")
+    center: bool = Field(False, description="subtract the channel mean before the grid")
     scale: Literal["channel", "token", "channel-token"] = Field(
         "channel", description="what shares one scale"
     )
@@ -86,6 +86,11 @@ class AmaqConfig(QuantizerConfig):
         True,
         description="give the code that a symmetric grid leaves unused to the longer side of the "
         "channel; only with axis: channel and scale: channel, and not in paper mode",
+    )
+    outlier_tokens: bool = Field(
+        True,
+        description="give tokens of massive activations, often the first, ranges of their own; "
+        "only with axis: channel and scale: channel, and not in paper mode",
     )
     prompt_ranges: bool = Field(
         True,
@@ -107,6 +112,7 @@ class AmaqConfig(QuantizerConfig):
             defaults["clip"] = None
             defaults["prompt_ranges"] = False
             defaults["spare_code"] = False
+            defaults["outlier_tokens"] = False
         highest = data.get("max_bits")
         if isinstance(highest, int) and 0 < highest < 8:
             defaults["start_bits"] = float(highest)
@@ -128,7 +134,7 @@ class AmaqConfig(QuantizerConfig):
             raise ValueError("clip limits the range of a channel, and scale: token has none")
         if self.clip == "search" and (self.scale != "channel" or self.axis == "position"):
             raise ValueError("clip: search needs axis: channel and scale: channel")
-        for name in ("prompt_ranges", "spare_code"):
+        for name in ("prompt_ranges", "spare_code", "outlier_tokens"):
             if getattr(self, name) and (self.scale != "channel" or self.axis == "position"):
                 raise ValueError(f"{name} needs axis: channel and scale: channel")
         for name in ("target_bits", "start_bits") if self.mode == "budget" else ():

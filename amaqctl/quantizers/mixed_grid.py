@@ -1,4 +1,4 @@
-"""The mixed-width grid of `amaq`: centre, range, clip, and the layout of columns (ours).
+"""The mixed-width grid of `amaq`: centre, range, clip, outlier tokens, layout of columns (ours).
 
 A column is a channel, or a position of the sequence. Each direction is one pure function of a
 tensor and its widths, so the receiver needs nothing but the message.
@@ -24,11 +24,22 @@ from amaqctl.bits import (
     step_size,
     values_of_codes,
 )
+from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
 from amaqctl.quantizers.range_search import least_error_range, spare_side
 
+OUTLIER_ROW, OUTLIER_MEAN, OUTLIER_RANGE = "outlier_row", "outlier_mean", "outlier_range"
+"""Side tensors: rows of the matrix that are outlier tokens (int32), and their means and ranges."""
+
 _HALF_A_STEP = 0.501
 """In steps, and a little for what float32 loses."""
+
+_TIMES_THE_MEDIAN = 6.0
+"""Largest magnitude of an outlier token, in medians of all tokens. SmolLM2-135M has tokens below 2
+and from 12 to 380 after blocks 12 to 29, and below 2 and from 14 to 22 after block 5."""
+
+_TIMES_THE_RANGE = 2.0
+"""The same in largest ranges, where those of a prompt are all that is known."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class MixedGrid:
         scale_dtype: in which ranges and means travel.
         spare_code: of the 2^b codes a symmetric grid leaves one unused; use it for the longer side
             of each channel. A negative range says that this is the positive side.
+        outlier_tokens: tokens of massive activations (Sun et al., arXiv 2402.17762; often the
+            first) have ranges of their own, and do not widen those of all others.
     """
 
     axis: Literal["channel", "position"]
@@ -53,6 +66,7 @@ class MixedGrid:
     clip: float | Literal["search"] | None
     scale_dtype: ScaleDtype
     spare_code: bool
+    outlier_tokens: bool
 
     def encode(
         self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
@@ -65,12 +79,13 @@ class MixedGrid:
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        side = self._side(values_BTC, is_token_BT1, allocation) if known is None else known
+        side = self._side(values_BTC, is_token_BT1, allocation, known or {})
         values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         codes_RK = self._codes(self._to_matrix(values_BTC), range_RK, allocation)
         codes = PackedCodes.pack(codes_RK, allocation)
-        return QuantizedTensor(tuple(x.shape), x.dtype, codes, side if known is None else {})
+        sent = {name: tensor for name, tensor in side.items() if name not in (known or {})}
+        return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent)
 
     def rounding_residual(self, x: Tensor, quantized: QuantizedTensor) -> Tensor:
         """x - x̂ where a value was rounded, 0 where it was clipped; float32 in the shape of ``x``.
@@ -98,11 +113,13 @@ class MixedGrid:
         """What each column would lose if all columns had the same width.
 
         Returns:
-            Mean squared error (W, K) of real tokens, a row a width, and the largest range (K,) of
-            the last width, float32.
+            Mean squared error (W, K) of real tokens that are no outliers, a row a width, and the
+            largest range (K,) of the last width, float32.
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
+        is_token_BT1 = is_token_BT1 & ~self._is_outlier(values_BTC, is_token_BT1)
+        values_BTC = values_BTC * is_token_BT1
         # A sign has no zero: padding would have an error at one bit.
         is_token_RK = self._to_matrix(is_token_BT1.expand(values_BTC.shape))
         num_tokens_K = is_token_RK.sum(0).clamp(min=1)
@@ -110,7 +127,7 @@ class MixedGrid:
         curves = []
         for bits in widths:
             allocation = BitAllocation.uniform(bits, num_columns, self.axis)
-            side = self._side(values_BTC, is_token_BT1, allocation)
+            side = self._side_of(values_BTC, is_token_BT1, allocation)
             matrix_RK = self._to_matrix(self._centred(values_BTC, is_token_BT1, side, allocation))
             range_RK = self._range_matrix(side, allocation, values_BTC.shape)
             codes_RK = self._codes(matrix_RK, range_RK, allocation)
@@ -128,7 +145,7 @@ class MixedGrid:
         matrix_RK = decode(quantized.codes, step_size(range_RK, allocation))
         values_BTC = self._from_matrix(matrix_RK, shape_BTC)
         if "mean" in quantized.side:
-            values_BTC = values_BTC + self._spread_mean(quantized.side["mean"], allocation)
+            values_BTC = values_BTC + self._mean_matrix(quantized.side, allocation, shape_BTC)
         return restored(values_BTC, quantized)
 
     def _codes(self, matrix_RK: Tensor, range_RK: Tensor, allocation: BitAllocation) -> Tensor:
@@ -141,12 +158,47 @@ class MixedGrid:
         return nearest_codes(turned_RK, step_RK.abs(), allocation, zero_point=no_shift)
 
     def _side(
-        self, values_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
+        self,
+        values_BTC: Tensor,
+        is_token_BT1: Tensor,
+        allocation: BitAllocation,
+        known: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Means and ranges, as they are sent."""
-        side = self._mean(values_BTC, is_token, allocation)
-        values_BTC = self._centred(values_BTC, is_token, side, allocation)
-        return {**side, **self._ranges(values_BTC, is_token, allocation)}
+        """Means and ranges, and which tokens are outliers; what is known is not made again."""
+        is_outlier_BT1 = self._is_outlier(values_BTC, is_token_BT1, known)
+        is_usual_BT1 = is_token_BT1 & ~is_outlier_BT1
+        side = dict(known) or self._side_of(values_BTC * is_usual_BT1, is_usual_BT1, allocation)
+        if not bool(is_outlier_BT1.any()):
+            return side
+        side[OUTLIER_ROW] = is_outlier_BT1.flatten().nonzero().flatten().to(torch.int32)
+        if OUTLIER_RANGE not in side:
+            own = self._side_of(values_BTC * is_outlier_BT1, is_outlier_BT1, allocation)
+            side |= {f"outlier_{name}": tensor for name, tensor in own.items()}
+        return side
+
+    def _side_of(
+        self, values_BTC: Tensor, is_token_BT1: Tensor, allocation: BitAllocation
+    ) -> dict[str, Tensor]:
+        """Means and ranges of tokens of one kind, as they are sent; all others are zeros."""
+        side = self._mean(values_BTC, is_token_BT1, allocation)
+        values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
+        return {**side, **self._ranges(values_BTC, is_token_BT1, allocation)}
+
+    def _is_outlier(
+        self,
+        values_BTC: Tensor,
+        is_token_BT1: Tensor,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Which tokens are far larger than most, or than the ranges that are known (B, T, 1)."""
+        if not self.outlier_tokens or not bool(is_token_BT1.any()):
+            return torch.zeros_like(is_token_BT1)
+        magnitude_BT1 = values_BTC.abs().amax(-1, keepdim=True)
+        if known:
+            limit = _TIMES_THE_RANGE * _amax(known["range"].abs().to(torch.float32), 0)
+        else:
+            limit = _TIMES_THE_MEDIAN * magnitude_BT1[is_token_BT1].median()
+        return is_token_BT1 & (magnitude_BT1 > limit)
 
     def _centred(
         self,
@@ -158,7 +210,7 @@ class MixedGrid:
         """Values less their channels' means; padding stays zero."""
         if "mean" not in side:
             return values_BTC
-        return (values_BTC - self._spread_mean(side["mean"], allocation)) * is_token
+        return (values_BTC - self._mean_matrix(side, allocation, values_BTC.shape)) * is_token
 
     def _mean(
         self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
@@ -171,6 +223,19 @@ class MixedGrid:
         if not self.center:
             mean_C = mean_C[is_empty_C.to(mean_C.device)]
         return {"mean": self._sent(mean_C)}
+
+    def _mean_matrix(
+        self,
+        side: Mapping[str, Tensor],
+        allocation: BitAllocation,
+        shape_BTC: tuple[int, ...] | torch.Size,
+    ) -> Tensor:
+        """Means as they are subtracted and added, broadcastable to (B, T, C)."""
+        mean_C = self._spread_mean(side["mean"], allocation)
+        if OUTLIER_ROW not in side:
+            return mean_C
+        own_C = self._spread_mean(side[OUTLIER_MEAN], allocation)
+        return _by_row(mean_C, own_C, side[OUTLIER_ROW], shape_BTC).reshape(shape_BTC)
 
     def _spread_mean(self, mean: Tensor, allocation: BitAllocation) -> Tensor:
         """Means as they are subtracted and added: (C,), zero for channels that have none."""
@@ -231,9 +296,13 @@ class MixedGrid:
             range_BTC = self._all_channels(side["range"], allocation).reshape(1, 1, -1)
             if self.scale == "channel-token":
                 range_BTC = range_BTC * side["token_share"].to(torch.float32).unsqueeze(-1)
-        if self.axis == "channel":
-            return range_BTC.reshape(-1, range_BTC.shape[-1])
-        return self._to_matrix(range_BTC.expand(shape_BTC))
+        if self.axis == "position":
+            return self._to_matrix(range_BTC.expand(shape_BTC))
+        range_RC = range_BTC.reshape(-1, range_BTC.shape[-1])
+        if OUTLIER_ROW not in side:
+            return range_RC
+        own_C = self._all_channels(side[OUTLIER_RANGE], allocation)
+        return _by_row(range_RC, own_C, side[OUTLIER_ROW], shape_BTC)
 
     def _to_matrix(self, values_BTC: Tensor) -> Tensor:
         if self.axis == "channel":
@@ -251,6 +320,22 @@ def _shape_BTC(shape: tuple[int, ...] | torch.Size) -> tuple[int, int, int]:
     """Any leading shape as (B, T, C): one batch row when there is no batch dimension."""
     channels, tokens = shape[-1], shape[-2] if len(shape) > 1 else 1
     return (torch.Size(shape[:-2]).numel(), tokens, channels)
+
+
+def _by_row(
+    usual: Tensor, own_C: Tensor, rows: Tensor, shape_BTC: tuple[int, ...] | torch.Size
+) -> Tensor:
+    """A matrix (R, C) that is ``own_C`` in some rows.
+
+    Raises:
+        QuantizationError: a row that there is not.
+    """
+    num_rows = torch.Size(shape_BTC[:2]).numel()
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+        raise QuantizationError(f"an outlier token outside the {num_rows} rows of the message")
+    matrix_RC = usual.expand(num_rows, -1).clone()
+    matrix_RC[rows.long()] = own_C
+    return matrix_RC
 
 
 def _as_BTC(x: Tensor) -> Tensor:

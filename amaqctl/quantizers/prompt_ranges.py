@@ -16,6 +16,7 @@ from torch import Tensor
 from amaqctl.bits import BitAllocation
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, TensorContext
+from amaqctl.quantizers.mixed_grid import OUTLIER_ROW
 
 
 class PromptRanges:
@@ -35,11 +36,11 @@ class PromptRanges:
         """Side values that need not be sent with a tensor of these widths, or None."""
         if not _goes_on(context) or self._prompt is None:
             return None
-        return self._prompt.side if self._has_widths(allocation) else None
+        return self._of_channels() if self._has_widths(allocation) else None
 
     def notice(self, quantized: QuantizedTensor, context: TensorContext) -> None:
         """Keep the side values of a prompt."""
-        if self._is_on and not context.training and quantized.side:
+        if self._is_on and not context.training and "range" in quantized.side:
             self._prompt = quantized
 
     def completed(self, quantized: QuantizedTensor, context: TensorContext) -> QuantizedTensor:
@@ -48,7 +49,7 @@ class PromptRanges:
         Raises:
             QuantizationError: no prompt came before it, or one of other widths.
         """
-        if quantized.side or not self._is_on or not _goes_on(context):
+        if "range" in quantized.side or not self._is_on or not _goes_on(context):
             return quantized
         assert quantized.codes is not None
         if self._prompt is None or not self._has_widths(quantized.codes.allocation):
@@ -57,7 +58,12 @@ class PromptRanges:
                 where=f"link {context.link} {context.role} step {context.step}",
                 hint="send the prompt again: later tokens have the ranges of their prompt",
             )
-        return replace(quantized, side=self._prompt.side)
+        return replace(quantized, side={**self._of_channels(), **quantized.side})
+
+    def _of_channels(self) -> dict[str, Tensor]:
+        """What the prompt says of channels; which of its tokens were outliers is its own affair."""
+        assert self._prompt is not None
+        return {name: t for name, t in self._prompt.side.items() if name != OUTLIER_ROW}
 
     def _has_widths(self, allocation: BitAllocation) -> bool:
         assert self._prompt is not None

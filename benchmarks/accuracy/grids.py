@@ -38,7 +38,7 @@ from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase, larger
 from amaqctl import registry
 from amaqctl.profile import load_profile
 
-EARLY, LATE, U_SHAPE, ALL_LAYERS = [5], [25], [5, 25], "all"
+EARLY, MIDDLE, LATE, U_SHAPE, ALL_LAYERS = [5], [12], [25], [5, 25], "all"
 SEEDS = (17, 18, 19)
 MANY_SEEDS = (17, 18, 19, 20, 21)
 NEVER = 10**6
@@ -166,7 +166,10 @@ def _bars() -> list[Cell]:
     return found
 
 
+_NO_OUTLIERS = amaq("no-outlier-tokens", outlier_tokens=False)
+
 _CUTS = [
+    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, _NO_OUTLIERS], [3], SEEDS, MIDDLE),
     *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, LATE),
     *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, U_SHAPE),
     *cells([WIKITEXT], [NONE, GROUP_64, AMAQ], [4], SEEDS, ALL_LAYERS),
@@ -200,7 +203,9 @@ _ABLATIONS = [
     amaq("fall-half", fall=0.5),
     amaq("learned-fall-half", fall=0.5, allocation="learned"),
     # The grid.
-    amaq("no-center", center=False),
+    _NO_OUTLIERS,
+    amaq("center", center=True),
+    amaq("center-no-outlier-tokens", center=True, outlier_tokens=False),
     amaq("no-spare-code", spare_code=False),
     amaq("no-clip", clip=None),
     amaq("clip-8-means", clip=8.0),
