@@ -121,7 +121,7 @@ def test_budget_gradient_cannot_move_all_gates_together():
 
 def test_clipped_values_do_not_teach():
     options = {"allocation": "learned", "target_bits": 4.0, "clip": 2.0, "center": False}
-    quantizer = _build(1, **options, spare_code=False)
+    quantizer = _build(1, **options, spare_code=False, outlier_tokens=False)
     x = torch.tensor([[[1.0], [1.0], [-1.0], [9.0]]])  # mean magnitude 3: clipped at 6
     decoded = _backward(quantizer, x, torch.tensor([[[0.0], [0.0], [0.0], [1.0]]]), CONTEXT)
     assert decoded[0, 3, 0].item() == pytest.approx(6.0)

@@ -21,7 +21,7 @@ PROMPT = TensorContext(
     role="activation", link=0, step=9, total_steps=9, sample_ids=(), training=False
 )
 LATER = replace(PROMPT, first_position=16)
-OPTIONS = {"allocation": "learned", "target_bits": 3, "start_bits": 3}
+OPTIONS = {"allocation": "learned", "target_bits": 3, "start_bits": 3, "center": True}
 
 
 def quantizer(**options: Any) -> AmaqQuantizer:

@@ -24,22 +24,18 @@ from amaqctl.bits import (
     step_size,
     values_of_codes,
 )
-from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
+from amaqctl.quantizers.outlier_tokens import (
+    OUTLIER_MEAN,
+    OUTLIER_RANGE,
+    OUTLIER_ROW,
+    by_row,
+    is_outlier,
+)
 from amaqctl.quantizers.range_search import least_error_range, spare_side
-
-OUTLIER_ROW, OUTLIER_MEAN, OUTLIER_RANGE = "outlier_row", "outlier_mean", "outlier_range"
-"""Side tensors: rows of the matrix that are outlier tokens (int32), and their means and ranges."""
 
 _HALF_A_STEP = 0.501
 """In steps, and a little for what float32 loses."""
-
-_TIMES_THE_MEDIAN = 6.0
-"""Largest magnitude of an outlier token, in medians of all tokens. SmolLM2-135M has tokens below 2
-and from 12 to 380 after blocks 12 to 29, and below 2 and from 14 to 22 after block 5."""
-
-_TIMES_THE_RANGE = 2.0
-"""The same in largest ranges, where those of a prompt are all that is known."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,9 @@ class MixedGrid:
         """
         values_BTC = _as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        is_token_BT1 = is_token_BT1 & ~self._is_outlier(values_BTC, is_token_BT1)
-        values_BTC = values_BTC * is_token_BT1
+        if self.outlier_tokens:
+            is_token_BT1 = is_token_BT1 & ~is_outlier(values_BTC, is_token_BT1)
+            values_BTC = values_BTC * is_token_BT1
         # A sign has no zero: padding would have an error at one bit.
         is_token_RK = self._to_matrix(is_token_BT1.expand(values_BTC.shape))
         num_tokens_K = is_token_RK.sum(0).clamp(min=1)
@@ -165,7 +162,11 @@ class MixedGrid:
         known: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """Means and ranges, and which tokens are outliers; what is known is not made again."""
-        is_outlier_BT1 = self._is_outlier(values_BTC, is_token_BT1, known)
+        is_outlier_BT1 = torch.zeros_like(is_token_BT1)
+        if self.outlier_tokens:
+            # Ranges are of values less their means, so these are what is held against ranges.
+            measured_BTC = self._centred(values_BTC, is_token_BT1, known, allocation)
+            is_outlier_BT1 = is_outlier(measured_BTC, is_token_BT1, known.get("range"))
         is_usual_BT1 = is_token_BT1 & ~is_outlier_BT1
         side = dict(known) or self._side_of(values_BTC * is_usual_BT1, is_usual_BT1, allocation)
         if not bool(is_outlier_BT1.any()):
@@ -183,22 +184,6 @@ class MixedGrid:
         side = self._mean(values_BTC, is_token_BT1, allocation)
         values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
         return {**side, **self._ranges(values_BTC, is_token_BT1, allocation)}
-
-    def _is_outlier(
-        self,
-        values_BTC: Tensor,
-        is_token_BT1: Tensor,
-        known: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Which tokens are far larger than most, or than the ranges that are known (B, T, 1)."""
-        if not self.outlier_tokens or not bool(is_token_BT1.any()):
-            return torch.zeros_like(is_token_BT1)
-        magnitude_BT1 = values_BTC.abs().amax(-1, keepdim=True)
-        if known:
-            limit = _TIMES_THE_RANGE * _amax(known["range"].abs().to(torch.float32), 0)
-        else:
-            limit = _TIMES_THE_MEDIAN * magnitude_BT1[is_token_BT1].median()
-        return is_token_BT1 & (magnitude_BT1 > limit)
 
     def _centred(
         self,
@@ -235,7 +220,7 @@ class MixedGrid:
         if OUTLIER_ROW not in side:
             return mean_C
         own_C = self._spread_mean(side[OUTLIER_MEAN], allocation)
-        return _by_row(mean_C, own_C, side[OUTLIER_ROW], shape_BTC).reshape(shape_BTC)
+        return by_row(mean_C, own_C, side[OUTLIER_ROW], shape_BTC).reshape(shape_BTC)
 
     def _spread_mean(self, mean: Tensor, allocation: BitAllocation) -> Tensor:
         """Means as they are subtracted and added: (C,), zero for channels that have none."""
@@ -302,7 +287,7 @@ class MixedGrid:
         if OUTLIER_ROW not in side:
             return range_RC
         own_C = self._all_channels(side[OUTLIER_RANGE], allocation)
-        return _by_row(range_RC, own_C, side[OUTLIER_ROW], shape_BTC)
+        return by_row(range_RC, own_C, side[OUTLIER_ROW], shape_BTC)
 
     def _to_matrix(self, values_BTC: Tensor) -> Tensor:
         if self.axis == "channel":
@@ -320,22 +305,6 @@ def _shape_BTC(shape: tuple[int, ...] | torch.Size) -> tuple[int, int, int]:
     """Any leading shape as (B, T, C): one batch row when there is no batch dimension."""
     channels, tokens = shape[-1], shape[-2] if len(shape) > 1 else 1
     return (torch.Size(shape[:-2]).numel(), tokens, channels)
-
-
-def _by_row(
-    usual: Tensor, own_C: Tensor, rows: Tensor, shape_BTC: tuple[int, ...] | torch.Size
-) -> Tensor:
-    """A matrix (R, C) that is ``own_C`` in some rows.
-
-    Raises:
-        QuantizationError: a row that there is not.
-    """
-    num_rows = torch.Size(shape_BTC[:2]).numel()
-    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
-        raise QuantizationError(f"an outlier token outside the {num_rows} rows of the message")
-    matrix_RC = usual.expand(num_rows, -1).clone()
-    matrix_RC[rows.long()] = own_C
-    return matrix_RC
 
 
 def _as_BTC(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from amaqctl.bits import BitAllocation
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, TensorContext
-from amaqctl.quantizers.mixed_grid import OUTLIER_ROW
+from amaqctl.quantizers.outlier_tokens import OUTLIER_ROW
 
 
 class PromptRanges:
