@@ -84,7 +84,7 @@ def test_errors_are_those_of_real_tokens(tmp_path):
     x = spread_tensor(1)
     x[1, 5:] = 0
     padded = context_of(0, "activation", lengths=(8, 5))
-    choice = chosen("amaq:allocation=learned,target_bits=2")
+    choice = chosen("amaq:allocation=learned,target_bits=2,center=true")
     report = replay_trace(write_trace(tmp_path / "a.trace", [(padded, x)]), [choice])
     (measured,) = report.replays[0].measured
     assert measured.num_real_values == 13 * CHANNELS

@@ -132,7 +132,7 @@ def test_values_that_went_in_codes_and_values_that_come_out():
     message = Message.from_bytes(MESSAGE)
     quantized = message.quantized
     cls = registry.load(registry.QUANTIZERS, "amaq")
-    config = cls.Config(allocation="learned", target_bits=2, spare_code=False)
+    config = cls.Config(allocation="learned", target_bits=2, spare_code=False, center=True)
     site = Site(0, "activation", num_channels=4, max_positions=3, num_samples=8, seed=0)
     sender, receiver = cls(config, site), cls(config, site)
     with torch.no_grad():

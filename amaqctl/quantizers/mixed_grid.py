@@ -25,6 +25,7 @@ from amaqctl.bits import (
     values_of_codes,
 )
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
+from amaqctl.quantizers.hidden_shape import amax, as_BTC, as_shape_BTC
 from amaqctl.quantizers.outlier_tokens import (
     OUTLIER_MEAN,
     OUTLIER_RANGE,
@@ -73,7 +74,7 @@ class MixedGrid:
             known: means and ranges that the receiver has from an earlier message of the same
                 widths; they are used, and not sent again.
         """
-        values_BTC = _as_BTC(x)
+        values_BTC = as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         side = self._side(values_BTC, is_token_BT1, allocation, known or {})
         values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
@@ -93,7 +94,7 @@ class MixedGrid:
             quantized: what `encode` made of ``x``, with its side tensors.
         """
         assert quantized.codes is not None
-        allocation, values_BTC = quantized.codes.allocation, _as_BTC(x)
+        allocation, values_BTC = quantized.codes.allocation, as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         values_BTC = self._centred(values_BTC, is_token_BT1, quantized.side, allocation)
         scale_RK = step_size(
@@ -112,7 +113,7 @@ class MixedGrid:
             Mean squared error (W, K) of real tokens that are no outliers, a row a width, and the
             largest range (K,) of the last width, float32.
         """
-        values_BTC = _as_BTC(x)
+        values_BTC = as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         if self.outlier_tokens:
             is_token_BT1 = is_token_BT1 & ~is_outlier(values_BTC, is_token_BT1)
@@ -131,13 +132,13 @@ class MixedGrid:
             scale_RK = step_size(range_RK, allocation)
             error_RK = values_of_codes(codes_RK, scale_RK, allocation) - matrix_RK
             curves.append((error_RK.square_() * is_token_RK).sum(0) / num_tokens_K)
-        return torch.stack(curves), _amax(range_RK.abs().expand(-1, num_columns), 0)
+        return torch.stack(curves), amax(range_RK.abs().expand(-1, num_columns), 0)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized."""
         assert quantized.codes is not None
         allocation = quantized.codes.allocation
-        shape_BTC = _shape_BTC(quantized.shape)
+        shape_BTC = as_shape_BTC(quantized.shape)
         range_RK = self._range_matrix(quantized.side, allocation, shape_BTC)
         matrix_RK = decode(quantized.codes, step_size(range_RK, allocation))
         values_BTC = self._from_matrix(matrix_RK, shape_BTC)
@@ -235,12 +236,12 @@ class MixedGrid:
     ) -> dict[str, Tensor]:
         magnitude_BTC = values_BTC.abs()
         if self.scale == "token":
-            return {"token_range": self._sent(_amax(magnitude_BTC, -1))}
+            return {"token_range": self._sent(amax(magnitude_BTC, -1))}
         mean_C = magnitude_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
         if self.clip == "search":
             peak_C = least_error_range(self._to_matrix(values_BTC), allocation, self.spare_code)
         else:
-            peak_C = _amax(magnitude_BTC.flatten(0, 1), 0)
+            peak_C = amax(magnitude_BTC.flatten(0, 1), 0)
         if isinstance(self.clip, float):
             peak_C = torch.minimum(peak_C, self.clip * mean_C)
         if self.axis == "channel":
@@ -253,7 +254,7 @@ class MixedGrid:
             return {"range": range_C}
         full_C = self._all_channels(range_C, allocation)
         # A range that was rounded to zero says nothing about its token; above 1 would unclip.
-        share_BT = _amax(magnitude_BTC / torch.where(full_C > 0, full_C, torch.inf), -1)
+        share_BT = amax(magnitude_BTC / torch.where(full_C > 0, full_C, torch.inf), -1)
         return {"range": range_C, "token_share": self._sent(share_BT.clamp(max=1.0))}
 
     def _sent(self, values: Tensor) -> Tensor:
@@ -299,19 +300,3 @@ class MixedGrid:
             return matrix_RK.reshape(shape_BTC)
         num_batch, num_tokens, num_channels = shape_BTC
         return matrix_RK.reshape(num_batch, num_channels, num_tokens).transpose(1, 2)
-
-
-def _shape_BTC(shape: tuple[int, ...] | torch.Size) -> tuple[int, int, int]:
-    """Any leading shape as (B, T, C): one batch row when there is no batch dimension."""
-    channels, tokens = shape[-1], shape[-2] if len(shape) > 1 else 1
-    return (torch.Size(shape[:-2]).numel(), tokens, channels)
-
-
-def _as_BTC(x: Tensor) -> Tensor:
-    # Contiguous: the order in which sums are taken, hence their last bit, follows memory.
-    return x.to(torch.float32).contiguous().reshape(_shape_BTC(x.shape))
-
-
-def _amax(values: Tensor, dim: int) -> Tensor:
-    """Largest magnitude along a dimension; 0 where there is nothing."""
-    return values.amax(dim) if values.numel() else values.sum(dim)
