@@ -97,14 +97,12 @@ class MixedGrid:
         allocation, values_BTC = quantized.codes.allocation, as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         values_BTC = self._centred(values_BTC, is_token_BT1, quantized.side, allocation)
-        scale_RK = step_size(
-            self._range_matrix(quantized.side, allocation, values_BTC.shape), allocation
-        )
+        range_RK = self._range_matrix(quantized.side, allocation, values_BTC.shape)
+        scale_RK = step_size(range_RK, allocation)
         residual_RK = self._to_matrix(values_BTC) - decode(quantized.codes, scale_RK)
         has_grid_K = (allocation.widths_C >= 2).to(scale_RK.device)
         is_clipped_RK = (residual_RK.abs() > _HALF_A_STEP * scale_RK.abs()) & has_grid_K
-        residual_BTC = self._from_matrix(residual_RK * ~is_clipped_RK, values_BTC.shape)
-        return residual_BTC.reshape(x.shape)
+        return self._from_matrix(residual_RK * ~is_clipped_RK, values_BTC.shape).reshape(x.shape)
 
     def error_curves(self, x: Tensor, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
         """What each column would lose if all columns had the same width.
