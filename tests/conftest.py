@@ -7,6 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+# Before torch is imported, and for children too: a forked child cannot make a pool of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

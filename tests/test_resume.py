@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kill_points import QUANTIZERS, command, forked, leftovers, settings, what_differs
+from kill_points import QUANTIZERS, forked, leftovers, settings, what_differs
 from typer.testing import CliRunner
 
 from amaqctl.build import Built, build
@@ -378,24 +379,41 @@ def long_steps(folder: Path) -> list[str]:
     return ["train", "quickstart", *sets, "--max-steps", "999", "--out", str(folder), "--quiet"]
 
 
-def wait_for_training(run: Path) -> None:
+@contextmanager
+def amaqctl_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The real command in a process that minds SIGINT, as one at a terminal does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "from amaqctl.cli.main import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_training(run: Path, process: subprocess.Popen[str]) -> None:
     while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    run, output = tmp_path / "run", tmp_path / "output.txt"
-    pid = forked(lambda: command(long_steps(run)), output)
-    wait_for_training(run)
-    os.kill(pid, number)
-    time.sleep(0.3)  # two at the same moment would count as one
-    os.kill(pid, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code == 128 + number, output.read_text()
-    assert "stopped at once; what was saved before is whole" in output.read_text()
+    run = tmp_path / "run"
+    with amaqctl_process(*long_steps(run)) as process:
+        wait_for_training(run, process)
+        process.send_signal(number)
+        time.sleep(0.3)  # two at the same moment would count as one
+        process.send_signal(number)
+        _, error = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, error
+    assert "stopped at once; what was saved before is whole" in error
     document = json.loads((run / "run.json").read_text())
-    assert (document["status"], document["exit_code"]) == ("interrupted", code)
+    assert (document["status"], document["exit_code"]) == ("interrupted", 128 + number)
     assert all_checkpoints(run / "checkpoints") == []
 
 
@@ -405,15 +423,8 @@ def test_a_signal_to_the_real_command_saves_and_the_run_goes_on(
     run = tmp_path / "run"
     changes = [*settings(whole.parent, "amaq", 400), "checkpoint.every=400", "eval.every=400"]
     sets = [part for item in changes for part in ("--set", item)]
-    call = [sys.executable, "-c", "from amaqctl.cli.main import main; main()"]
-    with subprocess.Popen(
-        [*call, "train", "quickstart", *sets, "--out", str(run), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        wait_for_training(run)
+    with amaqctl_process("train", "quickstart", *sets, "--out", str(run), "--json") as process:
+        wait_for_training(run, process)
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=100)
     assert process.returncode == 143, stderr
