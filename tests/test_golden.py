@@ -66,6 +66,15 @@ def test_every_built_in_quantizer_is_golden_in_float32_and_bfloat16():
     assert {(name, dtype) for name in built_in for dtype in ("float32", "bfloat16")} <= found
 
 
+def test_the_side_tensors_of_outlier_tokens_are_golden():
+    records = [_read(path) for path in CURRENT_RECORDS if "outlier-tokens" in path.stem]
+    sides = [Message.from_bytes(part).quantized.side for _, parts in records for part in parts]
+    rows = [side["outlier_row"].tolist() for side in sides]
+    assert rows == [[0, 5]] * 3
+    assert all({"outlier_mean", "outlier_range"} <= side.keys() for side in sides)
+    assert ["mean" in side for side in sides].count(True) == 1
+
+
 def test_versions_are_complete_and_nothing_lies_about():
     assert [make.HERE / f"v{n}" for n in range(1, WIRE_VERSION + 1)] == VERSIONS
     expected = set(CURRENT_RECORDS)

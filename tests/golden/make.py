@@ -43,6 +43,8 @@ class Case:
         role: of the channel.
         contexts: what differs from the plain context, one a message.
         gates: values of the gates, where the quantizer has some.
+        massive: added to one channel of the first token of each sequence, which makes it an
+            outlier token.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     role: str = "activation"
     contexts: tuple[dict[str, Any], ...] = ({},)
     gates: tuple[float, ...] = ()
+    massive: int = 0
 
 
 _VISITS = (
@@ -110,6 +113,22 @@ CASES = (
         contexts=({}, {"first_position": 2, "training": False}),
     ),
     Case("amaq-channel-token-float32", "amaq", {**_FLAT, "scale": "channel-token"}, gates=_GATES),
+    Case(
+        "amaq-outlier-tokens-float32",
+        "amaq",
+        _FLAT,
+        gates=_GATES,
+        contexts=({}, {"training": False}),
+        massive=3000,
+    ),
+    Case(
+        "amaq-outlier-tokens-centred-bfloat16",
+        "amaq",
+        {**_FLAT, "center": True},
+        "bfloat16",
+        gates=_GATES,
+        massive=3000,
+    ),
 )
 
 HELLO = Hello(
@@ -195,6 +214,7 @@ def _inputs(case: Case) -> Iterator[Tensor]:
         x_BTC = torch.randint(-256, 257, (2, 5, NUM_CHANNELS), generator=generator) / 64
         x_BTC[..., 2] += 12  # an offset channel, as real hidden states have
         x_BTC[1, 3:] = 0  # padding
+        x_BTC[:, 0, 4] += case.massive
         yield x_BTC.to(DTYPES[case.dtype])
 
 
