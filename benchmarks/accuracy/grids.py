@@ -162,6 +162,7 @@ def _bars() -> list[Cell]:
         found += cells([WORDS, TREC, SST2], [FIXED_TOKEN], [3], [seed])
         found += cells([WIKITEXT], [GROUP_64_ZERO_POINT], [3], [seed])
         found += cells([WIKITEXT], [FIXED_CHANNEL, FIXED_TOKEN, AMAQ_PAPER], [3], [seed])
+        found += cells([WIKITEXT], [GROUP_32, GROUP_128], [3], [seed])
         found += cells([WIKITEXT], [AQ_SGD], [2], [seed])
     return found
 
