@@ -7,6 +7,7 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,34 @@ def test_a_run_no_better_than_the_untrained_model_collapsed() -> None:
     assert lost_bar(40.0, failed=True) == f"{claim} 1 | **no** | 2 | – |"
 
 
+@pytest.mark.parametrize("accuracy, is_lost", [(0.46, True), (0.48, False)])
+def test_an_accuracy_within_two_standard_errors_of_the_untrained_collapsed(
+    accuracy: float, is_lost: bool
+) -> None:
+    """At 0.4 of 250 questions a standard error is 0.031, so the limit is 0.462."""
+
+    def scored(of: grids.Cell, loss: float, accuracy: float) -> records.Record:
+        scores = {"loss": loss, "accuracy": accuracy}
+        return record(of, 1.0, num_scored=250, scores={"quantized": scores, "clean": scores})
+
+    before, after = grids.untrained(tasks.TREC), grids.Cell(tasks.TREC, AMAQ, 3, 17)
+    found = {before.key: scored(before, 9.7, 0.4)}
+    assert bars.collapsed(scored(after, 1.0, accuracy), "quantized", found) is is_lost
+    assert bars.collapsed(scored(after, 9.8, 0.9), "quantized", found) is True
+
+
+def test_a_bar_at_another_cut_is_held_against_lossless_training_at_the_first() -> None:
+    found = {}
+    for seed in grids.SEEDS:
+        ours = replace(cell(seed=seed), cuts=json.dumps(grids.LATE))
+        found[ours.key] = record(ours, 41.0)
+        found[cell(NONE, None, seed).key] = record(cell(NONE, None, seed), 40.0)
+    by_claim = {bar.claim: bar for bar in bars.bars(found)}
+    bar = by_claim["perplexity amaq / none, 3 bits, through the cut, after block 25"]
+    assert bar.row().endswith("| 1.025 ± 0.000 | **no** | 3 | – |")
+    assert by_claim["perplexity amaq / none, 3 bits, through the cut"].is_met is None
+
+
 def test_runs_scored_on_validation_enter_no_bar() -> None:
     cells = [c for c in grids.GRIDS["ablations"] if c.method == AMAQ]
     found = {c.key: record(c, 90.0) for c in [grids.untrained(tasks.WIKITEXT), *cells]}
@@ -248,10 +277,10 @@ def test_an_ablation_is_paired_by_seed() -> None:
     values = [value for pair in of_both.values() for value in pair]
     found = {c.key: record(c, v) for c, v in zip(members, values, strict=True)}
     differences = math.log(44 / 40), math.log(36 / 30)
-    mean, deviation = sum(differences) / 2, abs(differences[0] - differences[1]) / math.sqrt(2)
+    mean, error = sum(differences) / 2, abs(differences[0] - differences[1]) / 2
     assert paired.against_default(members, found).splitlines()[4:] == [
         "| amaq | 2 | 0 | 35.00 ± 7.07 | 3.10 | 6.26 | 1.00 |",
-        f"| no-center | 2 | {mean:+.4f} ± {deviation:.4f} | 40.00 ± 5.66 | 3.10 | 6.26 | 1.00 |",
+        f"| no-center | 2 | {mean:+.4f} ± {error:.4f} | 40.00 ± 5.66 | 3.10 | 6.26 | 1.00 |",
     ]
     assert paired.against_default(members[1::2], found) == ""
     failed = records.failure_of(members[0], {"commit": "a"}, {"error": {"id": "DIVERGED"}})

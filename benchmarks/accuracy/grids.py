@@ -22,6 +22,7 @@ from methods import (
     AQ_SGD,
     AQ_SGD_26_STEPS,
     AQ_SGD_30_STEPS,
+    EQUAL_WIDTHS,
     FIXED_CHANNEL,
     FIXED_TOKEN,
     GROUP_32,
@@ -163,6 +164,9 @@ def _bars() -> list[Cell]:
         found += cells([WIKITEXT], [GROUP_64_ZERO_POINT], [3], [seed])
         found += cells([WIKITEXT], [FIXED_CHANNEL, FIXED_TOKEN, AMAQ_PAPER], [3], [seed])
         found += cells([WIKITEXT], [GROUP_32, GROUP_128], [3], [seed])
+    for seed in SEEDS:
+        found += cells([WIKITEXT], [EQUAL_WIDTHS], [3, 2], [seed])
+        found += cells([TREC, SST2], [EQUAL_WIDTHS], [3], [seed])
         found += cells([WIKITEXT], [AQ_SGD], [2], [seed])
     return found
 
@@ -170,10 +174,16 @@ def _bars() -> list[Cell]:
 _NO_OUTLIERS = amaq("no-outlier-tokens", outlier_tokens=False)
 
 _CUTS = [
-    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, _NO_OUTLIERS], [3], SEEDS, MIDDLE),
-    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, LATE),
-    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, U_SHAPE),
-    *cells([WIKITEXT], [NONE, GROUP_64, AMAQ], [4], SEEDS, ALL_LAYERS),
+    *cells([WIKITEXT], [GROUP_64, AMAQ, _NO_OUTLIERS], [3], SEEDS, MIDDLE),
+    *cells([WIKITEXT], [GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, LATE),
+    *cells([WIKITEXT], [GROUP_64, AMAQ, FIXED_CHANNEL], [3], SEEDS, U_SHAPE),
+    *cells([WIKITEXT], [GROUP_64, AMAQ], [4], SEEDS, ALL_LAYERS),
+    # One seed: the same to the bit wherever the cut is.
+    *(
+        c
+        for cuts in (LATE, U_SHAPE, ALL_LAYERS)
+        for c in cells([WIKITEXT], [NONE], [3], [17], cuts)
+    ),
 ]
 
 _STABILITY = [
@@ -196,7 +206,7 @@ _ABLATIONS = [
     amaq("learned", allocation="learned"),
     amaq("learned-lr-0.01", lr=0.01, allocation="learned"),
     amaq("learned-lr-1", lr=1.0, allocation="learned"),
-    amaq("equal-widths", lr=0.0, allocation="learned"),
+    EQUAL_WIDTHS,
     amaq("memory-0", memory=0.0),
     amaq("memory-0.99", memory=0.99),
     amaq("min-bits-2", min_bits=2),

@@ -67,3 +67,5 @@ AQ_SGD_26_STEPS, AQ_SGD_30_STEPS = (
 )
 AMAQ = amaq("amaq")
 AMAQ_PAPER = Method("amaq-paper", "amaq", {"mode": "paper"}, None)
+# AMAQ's grid without its mixed widths: gates that never learn.
+EQUAL_WIDTHS = amaq("equal-widths", lr=0.0, allocation="learned")

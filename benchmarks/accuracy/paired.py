@@ -1,7 +1,7 @@
 """Ablations, paired by seed: each row against the same method with its defaults.
 
 Runs of one seed share data, order and initial adapter, so the difference of two of them says more
-than their means do; its spread over seeds is the noise that a difference has to be held against.
+than their means do; ± is the standard error of that difference over seeds.
 """
 
 from __future__ import annotations
@@ -78,4 +78,6 @@ def _loss(record: Record) -> float:
 
 def _signed(differences: list[float]) -> str:
     mean = f"{statistics.mean(differences):+.4f}"
-    return f"{mean} ± {statistics.stdev(differences):.4f}" if len(differences) > 1 else mean
+    if len(differences) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(differences) / len(differences) ** 0.5:.4f}"

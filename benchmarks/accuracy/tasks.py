@@ -1,7 +1,7 @@
 """The tasks of the grids: their data, what stands in a profile, and how long they train.
 
 Every set has three parts. Settings are chosen on *validation*, a fixed part of the source's train
-file; tables report *test*, the source's own, once. Training sets are small enough for every sample
+file; tables report *test*, the source's own. Training sets are small enough for every sample
 to come round at least three times: AQ-SGD sends the first visit in full, and saves only then.
 """
 
