@@ -130,7 +130,7 @@ def side_by_side(loaded: LoadedProfile, overrides: list[str], num_steps: int) ->
         for name, step in steps.items():
             before = spent[0]
             taken = seconds(step, batch, number)
-            if number >= 2:  # the first two warm up, and see no learned widths yet
+            if number >= 2:  # the first two warm up
                 times[name].append(taken)
                 if name == "quantized":
                     codec.append((spent[0] - before) / taken)

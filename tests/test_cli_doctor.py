@@ -166,7 +166,7 @@ def test_the_built_in_model(folder, monkeypatch):
     )
     del installed["gguf"]
     (found,) = installation.packaged_model()
-    assert (found.state, found.hint) == (State.warning, "pip install 'amaqctl[demo]'")
+    assert (found.state, found.hint) == (State.warning, "pip install gguf")
     (folder / "smollm2-135m-v1-0123").mkdir()
     (found,) = installation.packaged_model()
     assert (found.state, found.data["converted"]) == (State.ok, ["smollm2-135m-v1-0123"])

@@ -184,7 +184,7 @@ def test_without_matplotlib_the_extra_is_named(suffix):
     assert result.exit_code == 7
     error = json.loads(result.stdout)["error"]
     assert error["id"] == "RESOURCE-MATPLOTLIB"
-    assert error["hint"].startswith("pip install 'amaqctl[plot]'")
+    assert error["hint"].startswith("pip install matplotlib")
     assert not Path(f"bits.{suffix}").exists()
 
 

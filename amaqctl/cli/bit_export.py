@@ -39,7 +39,7 @@ def check_export(path: Path) -> None:
             raise ResourceError(
                 f"a figure needs matplotlib, which cannot be imported ({error})",
                 where=str(path),
-                hint="pip install 'amaqctl[plot]', or export to .html, .csv or .json",
+                hint="pip install matplotlib, or export to .html, .csv or .json",
                 error_id="RESOURCE-MATPLOTLIB",
             ) from error
 

@@ -133,7 +133,7 @@ def packaged_model() -> list[Finding]:
         version("gguf")
     except PackageNotFoundError:
         text += "not converted, and gguf is not installed"
-        return [Finding(MODEL_ID, State.warning, text, "pip install 'amaqctl[demo]'", data)]
+        return [Finding(MODEL_ID, State.warning, text, "pip install gguf", data)]
     return [Finding(MODEL_ID, State.ok, f"{text}to be converted on first use", data=data)]
 
 

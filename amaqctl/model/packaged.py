@@ -69,7 +69,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
         raise InputError(
             "converting the built-in model needs the package gguf, which is not installed",
             where=MODEL_ID,
-            hint="pip install 'amaqctl[demo]'",
+            hint="pip install gguf",
             error_id="INPUT-MODEL-PACKAGE",
         )
     from amaqctl.model.gguf_conversion import convert

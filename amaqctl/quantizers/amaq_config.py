@@ -85,17 +85,17 @@ class AmaqConfig(QuantizerConfig):
     spare_code: bool = Field(
         True,
         description="give the code that a symmetric grid leaves unused to the longer side of the "
-        "channel; only with axis: channel and scale: channel, and not in paper mode",
+        "channel; only with axis: channel and scale: channel; off by default in paper mode",
     )
     outlier_tokens: bool = Field(
         True,
         description="give tokens of massive activations, often the first, ranges of their own; "
-        "only with axis: channel and scale: channel, and not in paper mode",
+        "only with axis: channel and scale: channel; off by default in paper mode",
     )
     prompt_ranges: bool = Field(
         True,
         description="tokens of a cached generation reuse the ranges and means of its prompt; "
-        "only with axis: channel and scale: channel, and not in paper mode",
+        "only with axis: channel and scale: channel; off by default in paper mode",
     )
     scale_dtype: ScaleDtype = Field(
         "bfloat16", description="dtype in which ranges and means are sent"

@@ -96,7 +96,7 @@ def _matplotlib(module: str) -> Any:
     except ImportError as error:
         raise ResourceError(
             f"a PNG needs matplotlib, which cannot be imported ({error})",
-            hint="pip install 'amaqctl[plot]', or export to .csv or .json",
+            hint="pip install matplotlib, or export to .csv or .json",
             error_id="RESOURCE-MATPLOTLIB",
         ) from error
 
