@@ -318,3 +318,8 @@ def test_paper_mode_has_no_width_of_ours() -> None:
         "name": "amaq",
         "options": {"mode": "paper"},
     }
+
+
+def test_the_page_of_results_shows_the_records_that_are_kept() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert render.renewed(page, records.load(records.KEPT)) == page
