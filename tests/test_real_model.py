@@ -37,7 +37,8 @@ def test_quickstart_on_the_packaged_model(tmp_path: Path) -> None:
     data = json.loads(result.stdout)["data"]
     assert 2.0 < data["loss_before"] < 4.0, "a trained language model, not noise"
     assert data["loss_after"] < data["loss_before"]
-    # 4 x 64 tokens of 576 channels: codes 4.0, ranges (usual and outlier) 2 x 16/256, widths 4/256, header.
+    # 4 x 64 tokens of 576 channels: codes 4.0, ranges (usual ones and those of outlier tokens)
+    # 2 x 16/256, widths 4/256, header.
     assert data["activation_bits_at_end"] == pytest.approx(4.0 + 36 / 256, abs=0.05)
     widths = json.loads((out / "metrics.jsonl").read_text().splitlines()[3])
     assert widths["bits/0/activation_mean"] == 4.0
