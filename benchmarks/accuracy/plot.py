@@ -32,7 +32,7 @@ def plot(cells: Iterable[Cell], found: dict[str, Record], file: Path) -> None:
 
     panels: dict[str, Panel] = {}
     score_of = {}
-    colours: dict[str, str] = {}
+    colours: dict[str, Any] = {}
     cells = list(cells)
     found = current(cells, found)
     for cell in cells:
@@ -42,7 +42,7 @@ def plot(cells: Iterable[Cell], found: dict[str, Record], file: Path) -> None:
             panel[cell.method.name][cell.bits or 0].append(record)
             score_of[cell.task.name] = cell.task.score
             if cell.method.name not in _LEVELS:
-                colours.setdefault(cell.method.name, f"C{len(colours)}")
+                colours.setdefault(cell.method.name, _colour(len(colours)))
     rows = math.ceil(len(panels) / _COLUMNS)
     figure, axes = pyplot.subplots(
         rows, _COLUMNS, figsize=(5 * _COLUMNS, 3.6 * rows), squeeze=False, layout="constrained"
@@ -55,7 +55,15 @@ def plot(cells: Iterable[Cell], found: dict[str, Record], file: Path) -> None:
     figure.savefig(file)
 
 
-def _draw(axis: Any, panel: Panel, score: str, colours: dict[str, str]) -> None:
+def _colour(number: int) -> Any:
+    """The ten strong colours first, then the ten pale ones."""
+    from matplotlib import colormaps
+
+    pale, strong = divmod(number, 10)
+    return colormaps["tab20"](2 * strong + pale % 2)
+
+
+def _draw(axis: Any, panel: Panel, score: str, colours: dict[str, Any]) -> None:
     for method, widths in panel.items():
         if method in _LEVELS:
             label, style = _LEVELS[method]
