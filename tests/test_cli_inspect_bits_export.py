@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -176,9 +177,10 @@ def test_a_place_that_cannot_be_written_is_named():
     assert "hint: choose another place for --export" in result.stderr
 
 
-@pytest.mark.skipif(HAS_MATPLOTLIB, reason="matplotlib is there")
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_without_matplotlib_the_extra_is_named(suffix):
+def test_without_matplotlib_the_package_is_named(suffix, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     command = ["inspect-bits", "three-cuts", "--export", f"bits.{suffix}", "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 7
