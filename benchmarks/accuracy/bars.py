@@ -31,6 +31,8 @@ from grids import (
 from methods import (
     AMAQ,
     AQ_SGD,
+    AQ_SGD_16_WINDOWS_43_STEPS,
+    AQ_SGD_16_WINDOWS_44_STEPS,
     AQ_SGD_26_STEPS,
     AQ_SGD_30_STEPS,
     FIXED_CHANNEL,
@@ -243,12 +245,14 @@ def bars(records: dict[str, Record]) -> list[Bar]:
         look.perplexity(AQ_SGD, 4, 1.0),
         look.perplexity(AQ_SGD, 4, 1.0, "clean"),
         look.perplexity(AQ_SGD_30_STEPS, 4, 1.0, "clean"),
+        look.perplexity(AQ_SGD_16_WINDOWS_44_STEPS, 4, 1.0, "clean"),
         look.perplexity(GROUP_64, 3, 0.95),
         look.perplexity(GROUP_64, 3, 0.95, own_bits=SAME_BYTES),
         look.perplexity(GROUP_64_ZERO_POINT, 3, 0.95),
         look.perplexity(AQ_SGD, 3, 0.98),
         look.perplexity(AQ_SGD, 3, 0.98, "clean"),
         look.perplexity(AQ_SGD_26_STEPS, 3, 0.98, "clean"),
+        look.perplexity(AQ_SGD_16_WINDOWS_43_STEPS, 3, 0.98, "clean"),
         look.perplexity(GROUP_64, 2, 0.80),
         look.perplexity(NONE, 3, 1.02),
         look.perplexity(NONE, 3, 1.02, own_bits=SAME_BYTES),
@@ -261,7 +265,7 @@ def bars(records: dict[str, Record]) -> list[Bar]:
         *(
             look.points(task, rival, least)
             for task, least in ((WORDS, 2.5), (TREC, 1.3), (SST2, 1.3))
-            for rival in (FIXED_CHANNEL, FIXED_TOKEN)
+            for rival in (FIXED_CHANNEL, FIXED_TOKEN, GROUP_64)
         ),
         lost(found),
         budget(found),

@@ -20,6 +20,8 @@ from methods import (
     AMAQ,
     AMAQ_PAPER,
     AQ_SGD,
+    AQ_SGD_16_WINDOWS_43_STEPS,
+    AQ_SGD_16_WINDOWS_44_STEPS,
     AQ_SGD_26_STEPS,
     AQ_SGD_30_STEPS,
     EQUAL_WIDTHS,
@@ -168,6 +170,10 @@ def _bars() -> list[Cell]:
         found += cells([WIKITEXT], [EQUAL_WIDTHS], [3, 2], [seed])
         found += cells([TREC, SST2], [EQUAL_WIDTHS], [3], [seed])
         found += cells([WIKITEXT], [AQ_SGD], [2], [seed])
+    for seed in SEEDS:
+        found += cells([WIKITEXT], [AQ_SGD_16_WINDOWS_43_STEPS], [3], [seed])
+        found += cells([WIKITEXT], [AQ_SGD_16_WINDOWS_44_STEPS], [4], [seed])
+        found += cells([WORDS], [EQUAL_WIDTHS], [3], [seed])
     return found
 
 

@@ -59,11 +59,21 @@ GROUP_32, GROUP_64, GROUP_128 = (
 # Every code of group's grid in use, at another 0.13 bits a value.
 GROUP_64_ZERO_POINT = Method("group-64-zero-point", "group", {"group_size": 64, "zero_point": True})
 AQ_SGD = Method("aq-sgd", "aq-sgd")
-# On wikitext2 as many bytes as AMAQ sends in all 48 steps at 3 and at 4 bits: the first visits of
-# 16 steps in full, and what is left for differences. The learning rate falls to 0 in these steps.
+# On wikitext2 as many bytes as AMAQ sends in all 48 steps at 3 and at 4 bits, in two ways. Fewer
+# steps: the first visits of 16 of them in full, and what is left for differences. Or fewer samples,
+# visited more often: 16 windows of 64, in full in 4 steps. The learning rate falls to 0 in these
+# steps.
 AQ_SGD_26_STEPS, AQ_SGD_30_STEPS = (
     Method(f"aq-sgd-{steps}-steps", "aq-sgd", profile={"train.max_steps": steps})
     for steps in (26, 30)
+)
+AQ_SGD_16_WINDOWS_43_STEPS, AQ_SGD_16_WINDOWS_44_STEPS = (
+    Method(
+        f"aq-sgd-16-windows-{steps}-steps",
+        "aq-sgd",
+        profile={"train.max_steps": steps, "task.options.train_limit": 16},
+    )
+    for steps in (43, 44)
 )
 AMAQ = amaq("amaq")
 AMAQ_PAPER = Method("amaq-paper", "amaq", {"mode": "paper"}, None)
