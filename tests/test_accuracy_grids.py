@@ -132,6 +132,15 @@ def test_a_cell_with_a_record_of_its_settings_is_skipped(tmp_path: Path) -> None
     assert records.missing([done], records.load(path)) == [done]
 
 
+def test_half_a_line_is_named_and_nothing_is_glued_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records.append(path, record(cell(), 40.0))
+    whole = path.read_text()
+    path.write_text(whole + whole[:100])
+    with pytest.raises(SystemExit, match="line 2 is not a record"):
+        records.load(path)
+
+
 def test_a_row_folds_seeds() -> None:
     cells = [cell(seed=17), cell(seed=18), cell(NONE, None)]
     found = {c.key: record(c, p) for c, p in zip(cells, (40.0, 42.0, 39.0), strict=True)}

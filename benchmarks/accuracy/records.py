@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,22 @@ _TRAINED = (
 
 
 def load(path: Path) -> dict[str, Record]:
-    """Records by key; of two with one key the later counts."""
+    """Records by key; of two with one key the later counts.
+
+    Raises:
+        SystemExit: a line is not a record: what to do about it.
+    """
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {record["key"]: record for record in map(json.loads, lines)}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            found[record["key"]] = record
+        except (json.JSONDecodeError, KeyError, TypeError):
+            # Half a line, as a full disk leaves it: the next record would be glued to it.
+            sys.exit(f"{path}: line {number} is not a record; take it out, its cell is run again")
+    return found
 
 
 def append(path: Path, record: Record) -> None:

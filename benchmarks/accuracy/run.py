@@ -10,10 +10,12 @@ two runs of one thread each did 1.7 times the work of one run of two threads.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,23 +35,26 @@ class CellError(Exception):
     """A cell ended otherwise than by a result or a divergence."""
 
 
+_CHILDREN: set[subprocess.Popen[str]] = set()
+
+
 def amaqctl(arguments: list[str], log: Path, threads: int) -> tuple[int, dict[str, Any]]:
     """Run one command; returns its exit code and its JSON document."""
     command = [sys.executable, "-m", "amaqctl.cli.main", *arguments, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with log.open("a") as errors:
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            check=False,
-            env=environment,
-        )
-    if done.returncode not in (0, DIVERGED):
-        raise CellError(f"exit code {done.returncode}, see {log}")
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as child,
+    ):
+        _CHILDREN.add(child)
+        stdout, _ = child.communicate()
+        _CHILDREN.discard(child)
+    if child.returncode not in (0, DIVERGED):
+        raise CellError(f"exit code {child.returncode}, see {log}")
     try:
-        return done.returncode, json.loads(done.stdout)
+        return child.returncode, json.loads(stdout)
     except json.JSONDecodeError as error:
         raise CellError(f"no result came, see {log}") from error
 
@@ -126,7 +131,13 @@ def main() -> int:
     cells = [c for c in GRIDS[arguments.grid] if not chosen or c.method.name in chosen]
     todo = missing(cells, load(arguments.records))
     print(f"{len(cells)} cells, {len(todo)} to do", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments.work.mkdir(parents=True, exist_ok=True)
+    lock = (arguments.work / "lock").open("w")  # held until the end
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"{arguments.work}: another run.py works here; give each a --work of its own")
     for task in {cell.task.name: cell.task for cell in todo}.values():
         task.prepare(arguments.data, arguments.work / "data")
     started, num_failed = time.monotonic(), 0
@@ -146,8 +157,10 @@ def main() -> int:
                 spent = time.monotonic() - started
                 left = spent / number * (len(todo) - number) / 60
                 print(f"{number}/{len(todo)} {said}; about {left:.0f} min left", flush=True)
-        except BaseException:  # Ctrl-C, or no more room for records
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # Ctrl-C, SIGTERM, or no more room for records
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(_CHILDREN):  # else they would train on into folders of the next start
+                child.terminate()
             raise
     return 1 if num_failed else 0
 
