@@ -202,9 +202,13 @@ def side_values(values: Tensor, dtype: ScaleDtype) -> Tensor:
     """
     rounded = values.to(DTYPES[dtype])
     if not bool(rounded.isfinite().all()):
-        cause = "is not finite" if not bool(values.isfinite().all()) else f"overflows {dtype}"
+        if not bool(values.isfinite().all()):
+            raise QuantizationError(
+                "a scale is not finite",
+                hint="values are too large to be added up: look for a diverging run",
+            )
         raise QuantizationError(
-            f"a scale {cause}", hint="bfloat16 and float32 reach as far as the values do"
+            f"a scale overflows {dtype}", hint="bfloat16 and float32 reach as far as the values do"
         )
     return rounded
 

@@ -27,7 +27,7 @@ from amaqctl.engine.files import write_json
 from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.errors import InputError, ResumeError
-from amaqctl.profile import load_profile
+from amaqctl.profile import LoadedProfile, load_profile
 
 RUNS = Path("runs")
 
@@ -79,9 +79,7 @@ def resumed(
         checkpoint = wanted or (all_[-1] if all_ else None)
         if checkpoint is not None and fault_of(checkpoint) is not None:
             raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
-        if max_steps := run.run.get("max_steps"):
-            overrides = [f"train.max_steps={max_steps}", *overrides]
-        built = build(load_profile(run.path / "profile.yaml", overrides))
+        built = build(_profile_of(run, overrides))
         _check_same(run, checkpoint, built)
         _check_unfinished(run, checkpoint, built)
         for difference in environment_differences(run.path / "environment.json"):
@@ -109,9 +107,16 @@ def for_evaluation(
     if run is None:
         return build(load_profile(text, overrides), limit), None, 0
     chosen = choose_checkpoint(run, checkpoint)
-    built = build(load_profile(run.path / "profile.yaml", overrides), limit)
+    built = build(_profile_of(run, overrides), limit)
     load_weights(chosen, built.contents)
     return built, run, int(chosen.name[5:])
+
+
+def _profile_of(run: RunFolder, overrides: Sequence[str]) -> LoadedProfile:
+    """The run's profile with the steps of its last start, which widths may depend on."""
+    if max_steps := run.run.get("max_steps"):
+        overrides = [f"train.max_steps={max_steps}", *overrides]
+    return load_profile(run.path / "profile.yaml", overrides)
 
 
 def existing_run(text: str) -> RunFolder:

@@ -101,6 +101,29 @@ def test_resume_goes_on_to_the_very_same_result(tmp_path):
     assert "is complete" in again.stderr
 
 
+def test_a_lengthened_run_is_evaluated_as_it_was_trained(tmp_path):
+    """Where the mean width falls, widths depend on how many steps the run has."""
+    out = tmp_path / "run"
+    falling = ["--set", "quantizers.activation={name: amaq, options: {fall: 1.0, target_bits: 1}}"]
+    often = [
+        "--set",
+        "eval.every=1",
+        "--set",
+        "checkpoint.every=1",
+        "--set",
+        "checkpoint.keep_last=9",
+    ]
+    assert train_tiny(out, *falling, *often, "--max-steps", "2").exit_code == 0
+    assert run("train", "--resume", str(out), "--max-steps", "6").exit_code == 0
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    trained = {line["step"]: line["loss"] for line in lines if line["kind"] == "eval"}
+    for step in (3, 4):
+        result = run("eval", str(out), "--checkpoint", str(step), "--json")
+        assert result.exit_code == 0, result.stderr
+        metrics = json.loads(result.stdout)["data"]["metrics"]
+        assert metrics["quantized"]["loss"] == trained[step]
+
+
 def test_a_run_is_never_overwritten(tiny_run):
     before = {p: p.read_bytes() for p in tiny_run.rglob("*") if p.is_file()}
     result = train_tiny(tiny_run)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation
+from amaqctl.errors import DivergedError
 from amaqctl.quantizers.column_harm import STEPS_BETWEEN_ERRORS, ColumnHarm
 from amaqctl.quantizers.mixed_grid import MixedGrid
 
@@ -23,11 +24,15 @@ def _all(num_columns: int) -> Tensor:
     return torch.ones(num_columns, dtype=torch.bool)
 
 
+def _none(num_columns: int) -> Tensor:
+    return ~_all(num_columns)
+
+
 def _feel(harm: ColumnHarm, gradient: Tensor, columns: slice = ALL, axis: str = "channel") -> None:
     """One step of one batch, every column of it with a real token."""
     harm.begin_step()
     num_columns = gradient.shape[-1 if axis == "channel" else -2]
-    harm.observe_gradient(gradient, columns, _all(num_columns))
+    harm.observe_gradient(gradient, columns, _all(num_columns), _none(num_columns))
 
 
 def _grid(**changes: Any) -> MixedGrid:
@@ -85,7 +90,7 @@ def test_a_gradients_energy_is_the_mean_square_of_a_column():
     channels, positions = _harm(3), _harm(5, axis="position")
     _feel(channels, gradient)
     assert channels.gradient_energy_K.tolist() == [5.0, 2.0, 4.0]
-    positions.observe_gradient(gradient, slice(1, 3), _all(2))
+    positions.observe_gradient(gradient, slice(1, 3), _all(2), _none(2))
     expected = [0.0, (1 + 4 + 1 + 4 + 16) / 6, 18 / 6, 0.0, 0.0]
     assert positions.gradient_energy_K.tolist() == pytest.approx(expected)
     assert positions.num_gradients_K.tolist() == [0, 1, 1, 0, 0]
@@ -116,7 +121,7 @@ def test_the_micro_batches_of_a_step_are_one_observation(axis, memory):
         for num, harm in harms.items():
             harm.begin_step()
             for part in gradient.chunk(num):
-                harm.observe_gradient(part, ALL, _all(6))
+                harm.observe_gradient(part, ALL, _all(6), _none(6))
             assert torch.allclose(harm.gradient_energy_K, harms[1].gradient_energy_K, rtol=1e-5)
             assert harm.num_gradients_K.tolist() == [step + 1] * 6
 
@@ -126,7 +131,7 @@ def test_the_mean_of_a_step_is_right_after_each_of_its_micro_batches():
     for energies in ((4.0, 0.0), (8.0, 2.0, 5.0), (1.0,)):
         harm.begin_step()
         for energy in energies:
-            harm.observe_gradient(torch.tensor([[energy**0.5]]), ALL, _all(1))
+            harm.observe_gradient(torch.tensor([[energy**0.5]]), ALL, _all(1), _none(1))
             found.append(float(harm.gradient_energy_K))
     # 2 after the first step, (2 + 5) / 2 after the second
     assert found == pytest.approx([4, 2, (2 + 8) / 2, (2 + 5) / 2, (2 + 5) / 2, (3.5 + 1) / 2])
@@ -139,13 +144,32 @@ def test_a_column_of_padding_alone_keeps_its_mean_and_its_count():
     is_sent_K = torch.tensor([True, False, True, False])
     for _ in range(3):
         harm.begin_step()
-        harm.observe_gradient(torch.full((2, 4, 5), 4.0), ALL, is_sent_K)
+        harm.observe_gradient(torch.full((2, 4, 5), 4.0), ALL, is_sent_K, ~is_sent_K)
         harm.observe_error(torch.full((3, 4), 2.0), torch.zeros(4), ALL, is_sent_K)
     # (4 + 16) / 2, then half the way to 16 twice; 4, 3, 2.5 likewise, and 2, 1, 0.5
     assert harm.gradient_energy_K.tolist() == [14.5, 4.0, 14.5, 0.0]
     assert harm.error_WK.tolist() == [[2.5, 6.0, 2.5, 0.0]] * 3
     assert harm.range_energy_K.tolist() == [0.5, 4.0, 0.5, 0.0]
     assert harm.num_gradients_K.tolist() == harm.num_errors_K.tolist() == [4, 1, 4, 0]
+
+
+def test_zeros_that_come_back_for_a_column_without_bits_say_nothing():
+    harm = _harm(3, 0.0)
+    _feel(harm, torch.full((2, 4, 3), 2.0))
+    harm.begin_step()
+    gradient = torch.tensor([0.0, 0.0, 3.0]).expand(2, 4, 3)
+    harm.observe_gradient(gradient, ALL, _all(3), torch.tensor([True, False, True]))
+    assert harm.gradient_energy_K.tolist() == [4.0, 0.0, 9.0]
+    assert harm.num_gradients_K.tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize(("error", "largest"), [(torch.inf, 1.0), (torch.nan, 1.0), (1.0, 3e19)])
+def test_an_error_that_is_not_finite_is_refused_and_changes_nothing(error, largest):
+    harm = _harm(2)
+    with pytest.raises(DivergedError, match="too large to be squared"):
+        harm.observe_error(torch.full((3, 2), error), torch.full((2,), largest), ALL, _all(2))
+    assert harm.num_errors_K.tolist() == [0, 0]
+    assert not harm.error_WK.any()
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -159,7 +183,7 @@ def test_a_column_that_only_some_micro_batches_hold_is_counted_once(order):
         harm.begin_step()
         for index in order:
             gradient, is_sent = parts[index]
-            harm.observe_gradient(gradient, ALL, torch.tensor(is_sent))
+            harm.observe_gradient(gradient, ALL, torch.tensor(is_sent), _none(len(is_sent)))
         assert harm.gradient_energy_K.tolist() == [10.0, 2.0, 0.0]
         assert harm.num_gradients_K.tolist() == [step, step, 0]
 

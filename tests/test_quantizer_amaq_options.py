@@ -26,6 +26,7 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
     assert AmaqQuantizer.Config(scale="token").min_bits == 2
     assert AmaqQuantizer.Config(axis="position").min_bits == 2
     assert AmaqQuantizer.Config(max_bits=6).start_bits == 6.0
+    assert AmaqQuantizer.Config(max_bits=6.0).start_bits == 6.0
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,8 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
         ({"min_bits": 4, "max_bits": 4}, "min_bits must be below max_bits"),
         ({"target_bits": 7, "max_bits": 6}, "target_bits must lie between"),
         ({"start_bits": 1, "min_bits": 2}, "start_bits must lie between"),
+        ({"alpha": 1e-4}, "greater than or equal to 0.001"),
+        ({"alpha": 1e4}, "less than or equal to 1000"),
         ({"scale": "token", "min_bits": 0}, "widths of 0 and 1 need"),
         ({"axis": "position", "min_bits": 1}, "widths of 0 and 1 need"),
         ({"scale": "token", "clip": 2.0}, "clip limits the range of a channel"),

@@ -136,6 +136,24 @@ def test_generated_tokens_of_any_size_decode_with_their_prompts_ranges():
             assert float(decoded[0, 0, 5]) == pytest.approx(size, rel=0.2, abs=3.0)
 
 
+@pytest.mark.parametrize("bits", [0, 1, 2, 4])
+@pytest.mark.parametrize("loud", [1.0, 10.0])
+def test_generated_tokens_like_their_prompt_send_no_ranges(bits: int, loud: float):
+    sender = _quantizer(target_bits=bits, allocation="learned")
+    with torch.no_grad():  # one loud channel that the loss does not feel, hence of no bits
+        sender.gates_K[3] = -100.0
+
+    def tokens(num_tokens: int, seed: int) -> Tensor:
+        x_BTC = _hidden(num_tokens, seed, massive=0.0)
+        x_BTC[..., 3] *= loud
+        return x_BTC
+
+    sender.quantize(tokens(16, 0), PROMPT)
+    for number in range(20):
+        here = replace(PROMPT, first_position=16 + number)
+        assert set(sender.quantize(tokens(1, number + 1), here).side) == set()
+
+
 def test_a_row_that_is_not_there_is_refused():
     grid = _grid()
     quantized = grid.encode(_hidden(), BitAllocation.uniform(3, NUM_CHANNELS, "channel"))

@@ -90,8 +90,8 @@ def test_widths_are_those_of_least_harm_by_running_means(memory):
         _trained(quantizer, x, g, step)
         harm_WC = errors.value * (energy.value if energy.num else 1.0)
         wanted_C = bit_budget.water_filling(harm_WC, 0, 4.0)
-        shares_C = (wanted_C / 8).clamp(0.02, 0.98)
-        assert torch.allclose(quantizer.gates_K.double(), shares_C.logit(), atol=1e-5)
+        shares_C = (wanted_C / 8).clamp(1e-4, 1 - 1e-4)
+        assert torch.allclose(quantizer.gates_K.double(), shares_C.logit(), atol=1e-2)
         off_C = quantizer.allocation().widths_C.double() - wanted_C
         # Water-filling may stop below the budget; bits that are left over are given away.
         assert float(off_C.sum()) == 4 * NUM_CHANNELS - float(wanted_C.sum())
@@ -100,6 +100,40 @@ def test_widths_are_those_of_least_harm_by_running_means(memory):
         energy.take(g.double().square().mean((0, 1)))
         seen.add(tuple(_widths(quantizer)))
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("target", [0.25, 0.5, 1.0, 3.0, 7.5])
+def test_what_is_sent_has_the_harm_of_water_filling_at_any_budget(target):
+    """Few channels that matter, and a budget that is spent on them alone."""
+    num_channels = 256
+    quantizer = _build(num_channels, target_bits=target, scale_dtype="float32")
+    size_C = torch.where(torch.arange(num_channels) % 16 == 0, 10.0, 1e-3)
+    _sent(quantizer, _random((2, 8, num_channels), 0) * size_C)
+    harm_WC = quantizer.harm.harm_WK().double()
+    sent_C = quantizer.allocation().widths_C
+    wanted_C = bit_budget.water_filling(harm_WC, 0, target)
+    sent, wanted = (
+        float(harm_WC.gather(0, widths_C.long().unsqueeze(0)).sum())
+        for widths_C in (sent_C, wanted_C)
+    )
+    assert int(sent_C.sum()) == round(target * num_channels)
+    assert sent <= 1.001 * wanted
+
+
+def test_a_channel_without_bits_gets_some_once_it_matters():
+    """Though a gradient with `bits: received` has none for it either."""
+    quantizer, size_C = _build(target_bits=1, memory=0.0), STEEP
+    for step in range(40):
+        x = _input(step) * size_C
+        _sent(quantizer, x, step)
+        has_bits_C = torch.tensor(_widths(quantizer)) > 0
+        if step == 15:
+            assert has_bits_C[[0, -1]].tolist() == [False, True]
+            size_C = STEEP.flip(0)
+        context = replace(CONTEXT, step=step)
+        gradient = torch.ones_like(x) * has_bits_C
+        quantizer.surrogate(x.clone().requires_grad_(), context).backward(gradient)
+    assert _widths(quantizer)[0] > 0 == _widths(quantizer)[-1]
 
 
 @settings(max_examples=40, deadline=None)

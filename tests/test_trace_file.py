@@ -1,6 +1,7 @@
 """The trace file: what is read is what was written, and a damaged one is named."""
 
 import struct
+import zlib
 
 import pytest
 import torch
@@ -88,6 +89,22 @@ def test_a_length_beyond_the_file_is_not_believed(trace):
     trace.path.write_bytes(data)
     with pytest.raises(InputError, match="cut off in record 0: 4294967295 bytes are due"):
         read_all(trace.path)
+
+
+def test_channels_beyond_what_a_message_can_have_are_refused(trace):
+    place, (channels,) = trace.site(0, "gradient"), {s.num_channels for s in trace.header.sites}
+    for num_channels, fault in ((2**20, None), (2**20 + 1, "num_channels"), (0, "num_channels")):
+        header = trace.header.model_dump_json().replace(
+            f'"num_channels":{channels}', f'"num_channels":{num_channels}'
+        )
+        data = header.encode()
+        prefix = struct.pack("<4sIII", b"AMQT", 1, len(data), zlib.crc32(data))
+        trace.path.write_bytes(prefix + data)
+        if fault is None:
+            assert Trace(trace.path).site(0, "gradient").num_channels == 2**20 > place.num_channels
+            continue
+        with pytest.raises(InputError, match=fault):
+            Trace(trace.path)
 
 
 def test_more_than_a_trace_is_refused(trace):

@@ -102,8 +102,11 @@ class AmaqQuantizer(Quantizer):
         allocation = BitAllocation(self._widths_at(context, columns), self.config.axis)
         self._last_widths_K = self._widths_at(context, slice(None))
         known = self._prompt.known(allocation, context)
-        quantized = self._grid.encode(x, allocation, known)
-        self._prompt.notice(quantized, context)
+        limit = None
+        if not context.training:  # generated tokens are held against their prompt
+            limit = self._grid.outlier_limit(x) if known is None else self._prompt.outlier_limit
+        quantized = self._grid.encode(x, allocation, known, limit)
+        self._prompt.notice(quantized, context, limit)
         if context.training and self.config.allocation == "learned":
             self._residual_BTC = self._grid.rounding_residual(x, quantized)
         return quantized
@@ -127,7 +130,10 @@ class AmaqQuantizer(Quantizer):
             # Watched also where nothing before the cut learns.
             watched = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             is_sent_K = self._is_sent_K(x)
-            watched.register_hook(lambda grad: self.harm.observe_gradient(grad, columns, is_sent_K))
+            is_empty_K = (self._widths_at(context, columns) == 0).to(x.device)
+            watched.register_hook(
+                lambda grad: self.harm.observe_gradient(grad, columns, is_sent_K, is_empty_K)
+            )
             return watched
         residual_BTC, self._residual_BTC = self._residual_BTC, None
         assert residual_BTC is not None, "surrogate without quantize"
@@ -187,7 +193,7 @@ class AmaqQuantizer(Quantizer):
         # Positions after the longest of this message have gates too, for messages to come.
         for stop in sorted({num_columns, columns.stop or num_columns}, reverse=True):
             bits_K = bit_budget.water_filling(harm_WK[:, :stop], low, self._budget(context))
-            shares_K = ((bits_K - low) / (high - low)).clamp(0.02, 0.98)  # a gate has no infinity
+            shares_K = ((bits_K - low) / (high - low)).clamp(1e-4, 1 - 1e-4)  # a gate is finite
             with torch.no_grad():
                 self.gates_K[:stop] = (torch.logit(shares_K) / self.config.alpha).to(self.gates_K)
         self._step_of_gates = context.step

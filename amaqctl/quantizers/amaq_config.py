@@ -37,7 +37,10 @@ class AmaqConfig(QuantizerConfig):
     )
     max_bits: int = Field(8, ge=1, le=8, description="largest width")
     alpha: float = Field(
-        1.0, gt=0, description="α, steepness of the gates; no matter where they are tracked"
+        1.0,
+        ge=1e-3,
+        le=1e3,
+        description="α, steepness of the gates; no matter where they are tracked",
     )
     initial_share: float = Field(
         0.9,
@@ -114,7 +117,7 @@ class AmaqConfig(QuantizerConfig):
             defaults["spare_code"] = False
             defaults["outlier_tokens"] = False
         highest = data.get("max_bits")
-        if isinstance(highest, int) and 0 < highest < 8:
+        if isinstance(highest, int | float) and 0 < highest < 8:
             defaults["start_bits"] = float(highest)
         return {**defaults, **data}
 

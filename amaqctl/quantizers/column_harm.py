@@ -90,17 +90,31 @@ class ColumnHarm(nn.Module):
             range_K: largest range.
             columns: which columns these are.
             is_sent_K: whether a column had a real token; the others keep what they have.
+
+        Raises:
+            DivergedError: an error is not finite, and every later width would be spoiled.
         """
+        if not bool(torch.isfinite(error_WK).all() and torch.isfinite(range_K.square()).all()):
+            raise DivergedError("an activation is too large to be squared")
         self.num_errors_K[columns] += is_sent_K
         weight_K = self._weight_K(self.num_errors_K[columns]) * is_sent_K
         _move(self.error_WK[:, columns], error_WK, weight_K)
         _move(self.range_energy_K[columns], range_K.square(), weight_K)
 
-    def observe_gradient(self, gradient: Tensor, columns: slice, is_sent_K: Tensor) -> None:
+    def observe_gradient(
+        self, gradient: Tensor, columns: slice, is_sent_K: Tensor, is_empty_K: Tensor
+    ) -> None:
         """Take in the loss gradient by what was sent, (…, T, C).
 
         The micro-batches of a step count as one observation, their mean, so that ``memory`` means
         the same however a batch is divided.
+
+        Args:
+            columns: which columns these are.
+            is_sent_K: whether a column had a real token; the others keep what they have.
+            is_empty_K: whether a column had no bits. Where nothing but zeros came back for it, the
+                gradient had none either (`fixed` with ``bits: received``): that says nothing, and
+                a mean of zero would keep it without bits for ever.
 
         Raises:
             DivergedError: the energy is not finite, and every later width would be spoiled.
@@ -112,6 +126,7 @@ class ColumnHarm(nn.Module):
         energy_K = energy.reshape(-1, energy.shape[-1]).mean(0)
         if not bool(torch.isfinite(energy_K).all()):
             raise DivergedError("a gradient is too large to be squared")
+        is_sent_K = is_sent_K & ~(is_empty_K & (energy_K == 0))
         if self._of_step is None:
             self._of_step = _StepSoFar(self.gradient_energy_K)
         step = self._of_step

@@ -25,13 +25,15 @@ from amaqctl.bits import (
     values_of_codes,
 )
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
+from amaqctl.quantizers.channel_means import ChannelMeans
 from amaqctl.quantizers.hidden_shape import amax, as_BTC, as_shape_BTC
+from amaqctl.quantizers.mixed_layout import checked
 from amaqctl.quantizers.outlier_tokens import (
-    OUTLIER_MEAN,
     OUTLIER_RANGE,
     OUTLIER_ROW,
     by_row,
     is_outlier,
+    limit_of,
 )
 from amaqctl.quantizers.range_search import least_error_range, spare_side
 
@@ -65,24 +67,39 @@ class MixedGrid:
     spare_code: bool
     outlier_tokens: bool
 
+    @property
+    def _means(self) -> ChannelMeans:
+        return ChannelMeans(self.axis, self.center, self.scale_dtype)
+
     def encode(
-        self, x: Tensor, allocation: BitAllocation, known: Mapping[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        allocation: BitAllocation,
+        known: Mapping[str, Tensor] | None = None,
+        limit: Tensor | None = None,
     ) -> QuantizedTensor:
         """Quantize ``x`` (…, T, C) in the given widths.
 
         Args:
             known: means and ranges that the receiver has from an earlier message of the same
                 widths; they are used, and not sent again.
+            limit: magnitude above which a token is an outlier; that of ``x`` itself by default.
         """
         values_BTC = as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        side = self._side(values_BTC, is_token_BT1, allocation, known or {})
-        values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
+        limit = limit_of(values_BTC, is_token_BT1) if limit is None else limit
+        side = self._side(values_BTC, is_token_BT1, allocation, known or {}, limit)
+        values_BTC = self._means.centred(values_BTC, is_token_BT1, side, allocation)
         range_RK = self._range_matrix(side, allocation, values_BTC.shape)
         codes_RK = self._codes(self._to_matrix(values_BTC), range_RK, allocation)
         codes = PackedCodes.pack(codes_RK, allocation)
         sent = {name: tensor for name, tensor in side.items() if name not in (known or {})}
         return QuantizedTensor(tuple(x.shape), x.dtype, codes, sent)
+
+    def outlier_limit(self, x: Tensor) -> Tensor:
+        """Magnitude above which a token of ``x`` is an outlier; a scalar."""
+        values_BTC = as_BTC(x)
+        return limit_of(values_BTC, (values_BTC != 0).any(-1, keepdim=True))
 
     def rounding_residual(self, x: Tensor, quantized: QuantizedTensor) -> Tensor:
         """x - x̂ where a value was rounded, 0 where it was clipped; float32 in the shape of ``x``.
@@ -96,7 +113,7 @@ class MixedGrid:
         assert quantized.codes is not None
         allocation, values_BTC = quantized.codes.allocation, as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
-        values_BTC = self._centred(values_BTC, is_token_BT1, quantized.side, allocation)
+        values_BTC = self._means.centred(values_BTC, is_token_BT1, quantized.side, allocation)
         range_RK = self._range_matrix(quantized.side, allocation, values_BTC.shape)
         scale_RK = step_size(range_RK, allocation)
         residual_RK = self._to_matrix(values_BTC) - decode(quantized.codes, scale_RK)
@@ -114,7 +131,8 @@ class MixedGrid:
         values_BTC = as_BTC(x)
         is_token_BT1 = (values_BTC != 0).any(-1, keepdim=True)
         if self.outlier_tokens:
-            is_token_BT1 = is_token_BT1 & ~is_outlier(values_BTC, is_token_BT1)
+            limit = limit_of(values_BTC, is_token_BT1)
+            is_token_BT1 = is_token_BT1 & ~is_outlier(values_BTC, is_token_BT1, limit)
             values_BTC = values_BTC * is_token_BT1
         # A sign has no zero: padding would have an error at one bit.
         is_token_RK = self._to_matrix(is_token_BT1.expand(values_BTC.shape))
@@ -124,7 +142,9 @@ class MixedGrid:
         for bits in widths:
             allocation = BitAllocation.uniform(bits, num_columns, self.axis)
             side = self._side_of(values_BTC, is_token_BT1, allocation)
-            matrix_RK = self._to_matrix(self._centred(values_BTC, is_token_BT1, side, allocation))
+            matrix_RK = self._to_matrix(
+                self._means.centred(values_BTC, is_token_BT1, side, allocation)
+            )
             range_RK = self._range_matrix(side, allocation, values_BTC.shape)
             codes_RK = self._codes(matrix_RK, range_RK, allocation)
             scale_RK = step_size(range_RK, allocation)
@@ -133,16 +153,20 @@ class MixedGrid:
         return torch.stack(curves), amax(range_RK.abs().expand(-1, num_columns), 0)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
-        """x̂ in the shape and dtype of the tensor that was quantized."""
-        assert quantized.codes is not None
-        allocation = quantized.codes.allocation
+        """x̂ in the shape and dtype of the tensor that was quantized.
+
+        Raises:
+            QuantizationError: the message has another layout than these options make.
+        """
+        codes = checked(
+            quantized, self.axis, self.scale, self.center, self.scale_dtype, self.outlier_tokens
+        )
+        allocation = codes.allocation
         shape_BTC = as_shape_BTC(quantized.shape)
         range_RK = self._range_matrix(quantized.side, allocation, shape_BTC)
-        matrix_RK = decode(quantized.codes, step_size(range_RK, allocation))
+        matrix_RK = decode(codes, step_size(range_RK, allocation))
         values_BTC = self._from_matrix(matrix_RK, shape_BTC)
-        if "mean" in quantized.side:
-            values_BTC = values_BTC + self._mean_matrix(quantized.side, allocation, shape_BTC)
-        return restored(values_BTC, quantized)
+        return restored(self._means.put_back(values_BTC, quantized.side, allocation), quantized)
 
     def _codes(self, matrix_RK: Tensor, range_RK: Tensor, allocation: BitAllocation) -> Tensor:
         """Codes (R, K); with the spare code the step size has the sign of the range."""
@@ -159,13 +183,12 @@ class MixedGrid:
         is_token_BT1: Tensor,
         allocation: BitAllocation,
         known: Mapping[str, Tensor],
+        limit: Tensor,
     ) -> dict[str, Tensor]:
         """Means and ranges, and which tokens are outliers; what is known is not made again."""
         is_outlier_BT1 = torch.zeros_like(is_token_BT1)
         if self.outlier_tokens:
-            # Ranges are of values less their means, so these are what is held against ranges.
-            measured_BTC = self._centred(values_BTC, is_token_BT1, known, allocation)
-            is_outlier_BT1 = is_outlier(measured_BTC, is_token_BT1, known.get("range"))
+            is_outlier_BT1 = is_outlier(values_BTC, is_token_BT1, limit)
         is_usual_BT1 = is_token_BT1 & ~is_outlier_BT1
         side = dict(known) or self._side_of(values_BTC * is_usual_BT1, is_usual_BT1, allocation)
         if not bool(is_outlier_BT1.any()):
@@ -180,54 +203,9 @@ class MixedGrid:
         self, values_BTC: Tensor, is_token_BT1: Tensor, allocation: BitAllocation
     ) -> dict[str, Tensor]:
         """Means and ranges of tokens of one kind, as they are sent; all others are zeros."""
-        side = self._mean(values_BTC, is_token_BT1, allocation)
-        values_BTC = self._centred(values_BTC, is_token_BT1, side, allocation)
+        side = self._means.of(values_BTC, is_token_BT1, allocation)
+        values_BTC = self._means.centred(values_BTC, is_token_BT1, side, allocation)
         return {**side, **self._ranges(values_BTC, is_token_BT1, allocation)}
-
-    def _centred(
-        self,
-        values_BTC: Tensor,
-        is_token: Tensor,
-        side: Mapping[str, Tensor],
-        allocation: BitAllocation,
-    ) -> Tensor:
-        """Values less their channels' means; padding stays zero."""
-        if "mean" not in side:
-            return values_BTC
-        return (values_BTC - self._mean_matrix(side, allocation, values_BTC.shape)) * is_token
-
-    def _mean(
-        self, x_BTC: Tensor, is_token: Tensor, allocation: BitAllocation
-    ) -> dict[str, Tensor]:
-        """Means of the channels that need one: all when centring, else those of width 0."""
-        is_empty_C = allocation.widths_C == 0
-        if not self.center and (self.axis == "position" or not bool(is_empty_C.any())):
-            return {}
-        mean_C = x_BTC.sum((0, 1)) / is_token.sum().clamp(min=1)
-        if not self.center:
-            mean_C = mean_C[is_empty_C.to(mean_C.device)]
-        return {"mean": self._sent(mean_C)}
-
-    def _mean_matrix(
-        self,
-        side: Mapping[str, Tensor],
-        allocation: BitAllocation,
-        shape_BTC: tuple[int, ...] | torch.Size,
-    ) -> Tensor:
-        """Means as they are subtracted and added, broadcastable to (B, T, C)."""
-        mean_C = self._spread_mean(side["mean"], allocation)
-        if OUTLIER_ROW not in side:
-            return mean_C
-        own_C = self._spread_mean(side[OUTLIER_MEAN], allocation)
-        return by_row(mean_C, own_C, side[OUTLIER_ROW], shape_BTC).reshape(shape_BTC)
-
-    def _spread_mean(self, mean: Tensor, allocation: BitAllocation) -> Tensor:
-        """Means as they are subtracted and added: (C,), zero for channels that have none."""
-        if self.center:
-            return mean.to(torch.float32)
-        mean_C = torch.zeros(allocation.num_columns, device=mean.device)
-        mean_C[(allocation.widths_C == 0).to(mean.device)] = mean.to(torch.float32)
-        return mean_C
 
     def _ranges(
         self, values_BTC: Tensor, is_token: Tensor, allocation: BitAllocation

@@ -22,23 +22,19 @@ _TIMES_THE_MEDIAN = 6.0
 """Largest magnitude of an outlier token, in medians of all tokens. SmolLM2-135M has tokens below 2
 and from 12 to 380 after blocks 12 to 29, and below 2 and from 14 to 22 after block 5."""
 
-_TIMES_THE_RANGE = 2.0
-"""The same in largest ranges, where those of a prompt are all that is known."""
 
-
-def is_outlier(
-    values_BTC: Tensor, is_token_BT1: Tensor, known_range: Tensor | None = None
-) -> Tensor:
-    """Which tokens are far larger than most, or than the ranges of a prompt; (B, T, 1)."""
+def limit_of(values_BTC: Tensor, is_token_BT1: Tensor) -> Tensor:
+    """Magnitude, a scalar, above which a token is far larger than most tokens of a message."""
     if not bool(is_token_BT1.any()):
+        return values_BTC.new_full((), torch.inf)
+    return _TIMES_THE_MEDIAN * values_BTC.abs().amax(-1, keepdim=True)[is_token_BT1].median()
+
+
+def is_outlier(values_BTC: Tensor, is_token_BT1: Tensor, limit: Tensor) -> Tensor:
+    """Which tokens have a value of a magnitude above ``limit``; (B, T, 1)."""
+    if not values_BTC.numel():
         return torch.zeros_like(is_token_BT1)
-    magnitude_BT1 = values_BTC.abs().amax(-1, keepdim=True)
-    if known_range is None:
-        limit = _TIMES_THE_MEDIAN * magnitude_BT1[is_token_BT1].median()
-    else:
-        largest = known_range.abs().max() if known_range.numel() else known_range.new_zeros(())
-        limit = _TIMES_THE_RANGE * largest.to(torch.float32)
-    return is_token_BT1 & (magnitude_BT1 > limit)
+    return is_token_BT1 & (values_BTC.abs().amax(-1, keepdim=True) > limit)
 
 
 def by_row(

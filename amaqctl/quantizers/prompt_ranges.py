@@ -29,6 +29,8 @@ class PromptRanges:
     def __init__(self, is_on: bool) -> None:
         self._is_on = is_on
         self._prompt: QuantizedTensor | None = None
+        self.outlier_limit: Tensor | None = None
+        """Of the prompt, at the sender: magnitude above which a token is an outlier."""
 
     def known(
         self, allocation: BitAllocation, context: TensorContext
@@ -38,10 +40,17 @@ class PromptRanges:
             return None
         return self._of_channels() if self._has_widths(allocation) else None
 
-    def notice(self, quantized: QuantizedTensor, context: TensorContext) -> None:
-        """Keep the side values of a prompt."""
+    def notice(
+        self,
+        quantized: QuantizedTensor,
+        context: TensorContext,
+        outlier_limit: Tensor | None = None,
+    ) -> None:
+        """Keep the side values of a prompt, and its limit, which the receiver has no need of."""
         if self._is_on and not context.training and "range" in quantized.side:
             self._prompt = quantized
+            if outlier_limit is not None:
+                self.outlier_limit = outlier_limit
 
     def completed(self, quantized: QuantizedTensor, context: TensorContext) -> QuantizedTensor:
         """The message with the side values that it left out.

@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amaqctl.quantizer import Site
+from amaqctl.wire.header import MAX_COLUMNS
 
 MAGIC = b"AMQT"
 TRACE_VERSION = 1
@@ -45,7 +46,7 @@ class SiteFacts(_Strict):
 
     link: Annotated[int, Field(ge=0, le=2**31 - 1)]
     role: Literal["activation", "gradient"]
-    num_channels: _Size
+    num_channels: Annotated[int, Field(ge=1, le=MAX_COLUMNS)]
     max_positions: _Size
     num_samples: _Size
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
