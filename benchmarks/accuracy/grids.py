@@ -174,6 +174,7 @@ def _bars() -> list[Cell]:
         found += cells([WIKITEXT], [AQ_SGD_16_WINDOWS_43_STEPS], [3], [seed])
         found += cells([WIKITEXT], [AQ_SGD_16_WINDOWS_44_STEPS], [4], [seed])
         found += cells([WORDS], [EQUAL_WIDTHS], [3], [seed])
+        found += cells([TREC], [AMAQ, GROUP_64, EQUAL_WIDTHS], [2], [seed])
     return found
 
 
