@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +23,7 @@ import grids
 import paired
 import records
 import render
+import run
 import stability
 import tables
 import tasks
@@ -139,6 +142,21 @@ def test_half_a_line_is_named_and_nothing_is_glued_to_it(tmp_path: Path) -> None
     path.write_text(whole + whole[:100])
     with pytest.raises(SystemExit, match="line 2 is not a record"):
         records.load(path)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    arguments = ["--data", tmp_path, "--work", tmp_path, "--records", tmp_path / "r.jsonl"]
+    with (tmp_path / "lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = subprocess.run(
+            [sys.executable, run.__file__, *map(str, arguments), "--grid", "gsm8k"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert second.returncode == 1
+    assert "another run.py works here" in second.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
 
 
 def test_a_row_folds_seeds() -> None:

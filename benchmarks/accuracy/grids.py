@@ -2,7 +2,7 @@
 
 Equal in all cells of a task: model, data and their order, steps, learning rate, gradient quantizer
 (but for the row without quantization, where the gradient is what is compared, and in the rows of
-AQ-SGD that stop when they have sent what AMAQ sends).
+AQ-SGD that are held to what AMAQ sends, by fewer steps or fewer samples).
 """
 
 from __future__ import annotations
