@@ -13,7 +13,8 @@ from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.cut import Cuts, stage_ranges
-from amaqctl.model.lora import LoraSettings, attach_lora, lora_parameters
+from amaqctl.model.lora import attach_lora, lora_parameters
+from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource, load_config, num_layers
 from amaqctl.model.stage_model import enable_gradient_checkpointing, load_stage
 from amaqctl.quantizer import Role, Site

@@ -288,7 +288,8 @@ class Campaign:
 
 def _import_everything(folder: Path) -> None:
     from amaqctl.build import build
-    from amaqctl.cli import main, progress, train  # noqa: F401
+    from amaqctl.cli import main, train  # noqa: F401
+    from amaqctl.cli.console import progress  # noqa: F401
     from amaqctl.profile import load_profile
 
     build(load_profile("quickstart", settings(folder, "amaq")))

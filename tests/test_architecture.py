@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,27 @@ def test_the_floors_of_the_contributors_page_are_those_that_are_enforced():
     contract = project["tool"]["importlinter"]["contracts"][0]
     page = (DOCS / "contributing.md").read_text(encoding="utf-8")
     assert fence(section(page, "Floors"), "text").splitlines() == contract["layers"]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    grimp = pytest.importorskip("grimp")
+    graph = grimp.build_graph("amaqctl", cache_dir=None)
+    imported = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    # Imports inside functions, and those for types only, count too: a reader follows them all.
+    assert "amaqctl.runs" in imported["amaqctl.cli.train"]
+    assert "amaqctl.bit_map.report" in imported["amaqctl.cli.inspect_bits"]
+    TopologicalSorter(imported).prepare()  # CycleError names the files
+
+
+def test_rich_is_known_to_the_console_only():
+    knowing = {_place(p) for p in SOURCES if any(_is_of("rich", n) for n in _imports(_tree(p)))}
+    assert knowing == {
+        "cli/console/paint.py", "cli/console/progress.py", "cli/console/render.py",
+    }  # fmt: skip
+
+
+def _is_of(package: str, name: str) -> bool:
+    return name.split(".")[0] == package
 
 
 def test_profile_and_registry_work_without_torch():

@@ -31,7 +31,7 @@ def run(tmp_path) -> RunFolder:
 
 def test_it_needs_no_torch():
     program = (
-        "import sys, amaqctl.engine.bits_sensitivity, amaqctl.cli.bit_source;"
+        "import sys, amaqctl.engine.bits_sensitivity, amaqctl.bit_map.source;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

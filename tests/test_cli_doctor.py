@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from amaqctl import __version__, registry
-from amaqctl.cli import examination, installation
-from amaqctl.cli.installation import State
 from amaqctl.cli.main import app
 from amaqctl.errors import Interrupted
+from amaqctl.health import examination, installation
+from amaqctl.health.installation import State
 
 NAMES = ["python", "platform", "variables"]
 PARTS = ["torch build", "cache", "smollm2-135m", "disk", "terminal", "quantizers", "tasks"]

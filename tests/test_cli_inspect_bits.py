@@ -17,9 +17,10 @@ import pytest
 from bit_runs import NUM_CHANNELS, make_run, widths
 from typer.testing import CliRunner
 
+from amaqctl.bit_map.colours import colour, ink
+from amaqctl.bit_map.text import Span, rounded, signed
 from amaqctl.cli import inspect_bits
-from amaqctl.cli.bit_colours import colour, ink, paint
-from amaqctl.cli.bit_map import Span, rounded, signed
+from amaqctl.cli.console.paint import paint
 from amaqctl.cli.main import app
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -108,7 +109,7 @@ def test_a_cell_is_the_rounded_mean_of_its_channels(runs, monkeypatch):
     values = np.array([2, 3, 2, 2, 8, 7, 0, 0, 0, 1], np.uint8)
     np.savez(runs / "three-cuts/bits/final.npz", **{"link0.activation.channel": values})
     monkeypatch.setenv("COLUMNS", "22")  # 9 for the name, 6 for the mean: five cells of two
-    monkeypatch.setattr("amaqctl.cli.bit_map._MIN_CELLS", 5)
+    monkeypatch.setattr("amaqctl.bit_map.text._MIN_CELLS", 5)
     result = run("three-cuts", "--style", "digits")
     # 2.5 2.0 7.5 0.0 0.5: halves go up.
     assert re.search(r"^cut08\.act  32801  2\.50$", result.stdout, re.M), result.stdout

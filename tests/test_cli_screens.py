@@ -16,11 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from amaqctl import build
-from amaqctl.cli import dry_run, evaluate, examination, export, progress, render, train
-from amaqctl.cli.installation import Finding, State
+from amaqctl.cli import dry_run, evaluate, export, train
+from amaqctl.cli.console import progress, render
 from amaqctl.cli.main import app
 from amaqctl.exporting import MergeCheck
 from amaqctl.forecast import DiskForecast, Forecast, MemoryFacts, TimeForecast, forecast
+from amaqctl.health import examination
+from amaqctl.health.installation import Finding, State
 from amaqctl.profile import load_profile
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -70,7 +70,7 @@ def test_while_python_loads_the_program(number: int) -> None:
     assert interrupted_at(str(number), "--help") == (130, "", STOPPED)
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.console", "amaqctl.cli.typed_wrongly"])
+@pytest.mark.parametrize("module", ["typer", "rich.console", "amaqctl.cli.console.typed_wrongly"])
 def test_while_a_library_is_loaded(module: str) -> None:
     assert interrupted_at(module, "--help") == (130, "", STOPPED)
 

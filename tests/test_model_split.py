@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from amaqctl.model.cut import Cuts, stage_ranges
 from amaqctl.model.families import SUPPORTED
-from amaqctl.model.lora import LoraSettings, attach_lora, initialise_lora, lora_parameters
+from amaqctl.model.lora import attach_lora, initialise_lora, lora_parameters
+from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import (

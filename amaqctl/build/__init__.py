@@ -21,7 +21,8 @@ from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.trainer import Reporter, Trainer, TrainSettings
 from amaqctl.errors import InputError
 from amaqctl.model.cut import StageRange, stage_ranges
-from amaqctl.model.lora import LoraSettings, attach_lora
+from amaqctl.model.lora import attach_lora
+from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import (
     ModelSource,
     load_config,

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Quiet, Traceback, command
 from amaqctl.comparison import ROLES, Comparison, Group, Spread, compare_runs
 from amaqctl.errors import UsageError
+from amaqctl.units import duration
 
 _RUNS = Path("runs")
 _SCORES = ("accuracy", "exact_match")
@@ -120,7 +121,7 @@ def _cells(found: Comparison, group: Group, scores: list[str]) -> list[str]:
     cells.append(f"{2 * group.spread('wire_values').mean / wire.mean:.2f}x")
     for when in ("over_run", "at_end"):
         cells += [f"{group.spread(f'{role}_bits_{when}').mean:.2f}" for role in ROLES]
-    cells.append("-" if seconds is None else render.duration(seconds))
+    cells.append("-" if seconds is None else duration(seconds))
     return [*cells, ",".join(run.title for run in group.runs)]
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Session, Set, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Session, Set, Traceback, command
 from amaqctl.errors import UsageError
+from amaqctl.units import mib
 
 if TYPE_CHECKING:
     from amaqctl.trace.measure import Summary
@@ -145,7 +146,7 @@ def _record(
     prepared = recording.prepare(profile, overrides, first_step, num_steps, limit_mib * 2**20)
     session.note(
         f"{prepared.num_messages} messages of {num_steps} steps, "
-        f"{render.mib(prepared.num_bytes)} ({prepared.num_bytes} bytes)"
+        f"{mib(prepared.num_bytes)} ({prepared.num_bytes} bytes)"
     )
     total = prepared.header.total_steps
     recording.record(prepared, out, lambda step: session.note(f"step {step + 1}/{total}"))
@@ -159,7 +160,7 @@ def _record(
     rows = [
         ("trace", str(out)),
         ("holds", f"{prepared.num_messages} messages of {num_steps} steps"),
-        ("size", f"{render.mib(num_bytes)} ({num_bytes} bytes)"),
+        ("size", f"{mib(num_bytes)} ({num_bytes} bytes)"),
         ("next", f"amaqctl compress-trace {out}"),
     ]
     session.result(data, render.facts(rows), str(out))
@@ -210,7 +211,7 @@ def _text(report: Report, data: dict[str, Any], strangers: dict[str, str]) -> st
     lines = [
         f"{report.trace.path.name}  {header.profile}  {header.model} {header.dtype}  {steps} from "
         f"{header.first_step}",
-        f"{report.num_messages} messages, {render.mib(2 * report.num_values)} at 16 bits",
+        f"{report.num_messages} messages, {mib(2 * report.num_values)} at 16 bits",
     ]
     for role in report.variances:
         rows = [_cells(row, strangers) for row in report.rows if row.role == role]

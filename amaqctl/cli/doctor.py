@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amaqctl.cli.render import facts
-from amaqctl.cli.session import Json, Quiet, Traceback, command
+from amaqctl.cli.console.render import facts
+from amaqctl.cli.console.session import Json, Quiet, Traceback, command
 from amaqctl.errors import CheckError
 
 if TYPE_CHECKING:
-    from amaqctl.cli.installation import Finding
+    from amaqctl.health.installation import Finding
 
 
 def doctor(
@@ -33,7 +33,7 @@ def doctor(
     """
     with command("amaqctl.doctor/1", json=json, quiet=quiet, traceback=traceback) as session:
         from amaqctl import __version__
-        from amaqctl.cli.examination import examine
+        from amaqctl.health.examination import examine
 
         found = list(examine(session.stdout, strict, session.note))
         faults = [finding for finding in found if finding.state == "fault"]

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amaqctl.cli.render import duration, facts, mib, table
-from amaqctl.cli.session import Session
+from amaqctl.cli.console.render import facts, table
+from amaqctl.cli.console.session import Session
+from amaqctl.units import duration, mib
 
 if TYPE_CHECKING:
     from amaqctl.build import Built

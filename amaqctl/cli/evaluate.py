@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Quiet, Set, Traceback, command
 from amaqctl.errors import CheckError, ResourceError, UsageError
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amaqctl.cli.render import facts, mib
-from amaqctl.cli.session import Json, Quiet, Traceback, command
+from amaqctl.cli.console.render import facts
+from amaqctl.cli.console.session import Json, Quiet, Traceback, command
+from amaqctl.units import mib
 
 if TYPE_CHECKING:
     from amaqctl.exporting import MergeCheck

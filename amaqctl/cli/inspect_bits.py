@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
+from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
 from amaqctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from amaqctl.cli.bit_map import Style
-    from amaqctl.cli.bit_report import BitReport
-    from amaqctl.cli.bit_source import BitSource
+    from amaqctl.bit_map.report import BitReport
+    from amaqctl.bit_map.text import Style
 
 _PIPE_WIDTH = 80
 
@@ -73,28 +72,30 @@ def inspect_bits(
     """
     with command("amaqctl.inspect-bits/1", json=json, quiet=quiet, traceback=traceback) as session:
         _check_options(checkpoint, over_time, against, style, why)
-        from amaqctl.cli import bit_export, bit_report
-        from amaqctl.cli.bit_document import document
-        from amaqctl.cli.bit_source import open_source
-        from amaqctl.cli.bit_why import why_sites
+        from amaqctl.bit_map.document import document
+        from amaqctl.bit_map.export import check_export, write_export
+        from amaqctl.bit_map.report import report_of, sites_without_like
+        from amaqctl.bit_map.source import open_source
+        from amaqctl.bit_map.why import why_sites
 
         if export is not None:
-            bit_export.check_export(export)
+            check_export(export)
         source = open_source(run_or_trace, checkpoint, over_time)
         other = None if against is None else open_source(against, checkpoint, False)
         measured, without = why_sites(source) if why else ([], [])
         for label in without:
             session.note(f"{label}: its quantizer measures no range and gradient energy")
         if other is not None:
-            _warn_of_missing(session, source, other)
-        report = bit_report.report_of(source, other, measured, over_time, sort.value)
+            for site in sites_without_like(source, other):
+                session.warn(f"{site} has no like in the other; left out")
+        report = report_of(source, other, measured, over_time, sort.value)
         data = document(source, other, measured)
         if export is not None:
-            bit_export.export(export, report, source, other, measured)
+            write_export(export, report, source, other, measured)
             data["export"] = str(export)
             session.note(f"saved {export}")
         text = "" if json or quiet else _drawn(session, report, style)
-        session.result(data, text, str(export) if export else _bare(report))
+        session.result(data, text, str(export) if export else report.means())
 
 
 def _check_options(
@@ -114,21 +115,10 @@ def _check_options(
         )
 
 
-def _warn_of_missing(session: Session, source: BitSource, other: BitSource) -> None:
-    from amaqctl.cli.bit_report import common_sites
-
-    common = {ours.place for ours, _ in common_sites(source, other)}
-    for one in (source, other):
-        for site in one.snapshots[0].sites:
-            if site.place not in common:
-                label = one.label(site.link, site.role)
-                session.warn(f"{label} of {one.path.name} has no like in the other; left out")
-
-
 def _drawn(session: Session, report: BitReport, choice: StyleChoice) -> str:
     """The text for stdout; colour only with ``auto``, on a terminal that shows it."""
-    from amaqctl.cli.bit_colours import paint
-    from amaqctl.cli.bit_map import draw
+    from amaqctl.bit_map.text import draw
+    from amaqctl.cli.console.paint import paint
 
     width = output_width(session.stdout)
     drawing = draw(report, width, _resolved(choice))
@@ -155,12 +145,3 @@ def _resolved(choice: StyleChoice) -> Style:
         return "blocks"
     is_plain = os.environ.get("TERM") == "dumb" or "utf" not in locale.getencoding().lower()
     return "ascii" if choice == StyleChoice.ascii or is_plain else "digits"
-
-
-def _bare(report: BitReport) -> str:
-    """A line a row: its name and mean."""
-    return "\n".join(
-        f"{' '.join(filter(None, (heat_map.title, row.label.strip())))}\t{row.present.mean():.4f}"
-        for heat_map in report.maps
-        for row in heat_map.rows
-    )

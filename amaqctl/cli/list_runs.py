@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
 from amaqctl.engine.run_folder import RunFolder, find_run
 from amaqctl.errors import AmaqError, InputError
+from amaqctl.units import mib
 
 _ALIVE = ("created", "running")
 _CLOCK_SECONDS = 5  # between the kernel's clock and the file system's
@@ -213,7 +214,7 @@ def _full_text(data: dict[str, Any]) -> str:
         ("loss", loss),
         *((name, f"{result[f'{name}_after']:.4f}") for name in _scores(result)),
         *((f"{role} bits", _bits_text(role, result)) for role in data["quantizers"] if result),
-        ("sent", render.mib(data["wire_bytes"])),
+        ("sent", mib(data["wire_bytes"])),
         ("checkpoints", ", ".join(data["checkpoints"]) or "none"),
         ("adapter", f"{data['run']}/adapter" if data["adapter"] else "not written yet"),
         ("evaluations", str(len(data["evaluations"]))),

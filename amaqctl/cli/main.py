@@ -15,14 +15,13 @@ from amaqctl.cli import (
     evaluate,
     export,
     inspect_bits,
-    interrupt,
     list_runs,
     plugins,
     profiles,
-    streams,
     train,
 )
-from amaqctl.cli.typed_wrongly import Commands
+from amaqctl.cli.console import interrupt, streams
+from amaqctl.cli.console.typed_wrongly import Commands
 
 app = typer.Typer(
     name="amaqctl",

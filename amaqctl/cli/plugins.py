@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from amaqctl import registry
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Session, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
 from amaqctl.errors import AmaqError, CheckError, PluginError
 
 _SCHEMA = "amaqctl.plugins/1"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from amaqctl.cli import render
-from amaqctl.cli.session import Json, Quiet, Set, Traceback, command
+from amaqctl.cli.console import render
+from amaqctl.cli.console.session import Json, Quiet, Set, Traceback, command
 from amaqctl.errors import Problem, ProfileError
 
 app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True)

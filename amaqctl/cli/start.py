@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaqctl.cli import interrupt
+from amaqctl.cli.console import interrupt
 
 
 def main() -> None:

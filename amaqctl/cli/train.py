@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from amaqctl.cli.console.render import facts
+from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
-from amaqctl.cli.render import duration, facts, mib
-from amaqctl.cli.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.errors import UsageError
+from amaqctl.units import duration, mib
 
 
 def train(
@@ -81,7 +82,7 @@ def _train(
     name: str | None,
 ) -> None:
     from amaqctl import build, forecast, runs
-    from amaqctl.cli.progress import TrainingProgress
+    from amaqctl.cli.console.progress import TrainingProgress
     from amaqctl.engine.checkpoint import checkpoint_name
     from amaqctl.profile import load_profile
 

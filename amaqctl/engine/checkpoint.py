@@ -25,7 +25,7 @@ from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.errors import InputError
 from amaqctl.model.adapter import load_adapter, save_adapter
-from amaqctl.model.lora import LoraSettings
+from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
 
 COMPLETE = "COMPLETE"

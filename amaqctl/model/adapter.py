@@ -23,11 +23,10 @@ from torch import Tensor
 from amaqctl.errors import InputError
 from amaqctl.model.lora import (
     STOCK_PREFIX,
-    AttachedLora,
-    LoraSettings,
     lora_parameters,
     peft_config,
 )
+from amaqctl.model.lora_settings import AttachedLora, LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import StageModel
 

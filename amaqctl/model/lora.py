@@ -10,8 +10,6 @@ import difflib
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
@@ -19,42 +17,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from amaqctl.errors import InputError
+from amaqctl.model.lora_settings import AttachedLora, LoraSettings
 from amaqctl.model.stage_model import StageModel
 
 _ADAPTER_NAME = "default"
 # What peft puts in front of a model's own names.
 STOCK_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA (Hu et al. 2021): ``y = W x + alpha / r * B A dropout(x)``.
-
-    ``target_modules`` are names, or ends of names, of linear layers; ``"all-linear"`` is every
-    linear layer but the head, as in peft.
-    """
-
-    r: int
-    alpha: float
-    dropout: float
-    target_modules: tuple[str, ...] | Literal["all-linear"]
-
-
-@dataclass(frozen=True)
-class AttachedLora:
-    """What is attached to a stage.
-
-    Attributes:
-        settings: as given.
-        module_names: adapted layers of the *whole* model, by full name.
-        target_modules: the same by peft's rule: names or ends of names.
-        fan_in_fan_out: the layers store their weight transposed (GPT-2's Conv1D).
-    """
-
-    settings: LoraSettings
-    module_names: tuple[str, ...]
-    target_modules: tuple[str, ...]
-    fan_in_fan_out: bool
 
 
 def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:

@@ -10,7 +10,7 @@ Shapes: B batch, T tokens of this call, S tokens so far (T included), C channels
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from amaqctl.errors import InputError
 from amaqctl.model.cut import StageRange
+from amaqctl.model.lora_settings import AttachedLora
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.slots import Sink, Skip, Source, empty_foreign_slots, layer_list
 from amaqctl.model.source import ModelSource, load_config, num_layers, reading
-
-if TYPE_CHECKING:
-    from amaqctl.model.lora import AttachedLora
 
 # from_pretrained switches process-wide defaults: two threads in it load garbage.
 _LOADING = threading.Lock()

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from amaqctl.cli.bit_report import BitReport, Floats, HeatMap, HeatRow
-from amaqctl.cli.bit_why import why_lines
+from amaqctl.bit_map.report import BitReport, Floats, HeatMap, HeatRow
+from amaqctl.bit_map.why import why_lines
 
 Style = Literal["digits", "blocks", "ascii"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from amaqctl.cli.session import Session
-from amaqctl.cli.streams import READER_GONE
+from amaqctl.cli.console.session import Session
+from amaqctl.cli.console.streams import READER_GONE
 from amaqctl.errors import UsageError
 
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 
-from amaqctl.cli.render import duration, mib, progress_panel, sparkline
-from amaqctl.cli.streams import say
+from amaqctl.cli.console.render import progress_panel, sparkline
+from amaqctl.cli.console.streams import say
+from amaqctl.units import duration, mib
 
 _LINE_SECONDS = 30.0
 _LINE_SHARE = 0.05

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from amaqctl.cli.bit_colours import DIFFERENCE_STOPS, WIDTH_STOPS
-from amaqctl.cli.bit_report import BitReport, HeatMap
+from amaqctl.bit_map.colours import DIFFERENCE_STOPS, WIDTH_STOPS
+from amaqctl.bit_map.report import BitReport, HeatMap
 
 _ROW_INCHES = 0.3
 _WIDTH_INCHES = 10.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amaqctl.cli.bit_source import BitSource
+from amaqctl.bit_map.source import BitSource
 from amaqctl.engine.bits_sensitivity import (
     Floats,
     Sensitivity,

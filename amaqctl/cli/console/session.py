@@ -18,8 +18,8 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from amaqctl.cli.interrupt import MESSAGE, has_come, watch
-from amaqctl.cli.streams import READER_GONE, give_up, say
+from amaqctl.cli.console.interrupt import MESSAGE, has_come, watch
+from amaqctl.cli.console.streams import READER_GONE, give_up, say
 from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from amaqctl import registry
-from amaqctl.cli.render import mib
 from amaqctl.errors import PluginError
+from amaqctl.units import mib
 
 _OLDEST_PYTHON = (3, 11)
 _LITTLE_DISK = 2**30

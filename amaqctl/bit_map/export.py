@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from amaqctl.cli.bit_document import SCHEMA, csv_text, document
-from amaqctl.cli.bit_report import BitReport
-from amaqctl.cli.bit_source import BitSource
-from amaqctl.cli.bit_why import WhySite
+from amaqctl.bit_map.document import SCHEMA, csv_text, document
+from amaqctl.bit_map.report import BitReport
+from amaqctl.bit_map.source import BitSource
+from amaqctl.bit_map.why import WhySite
 from amaqctl.engine.files import disk_error, write_file, write_text
 from amaqctl.errors import ResourceError, UsageError
 
@@ -44,7 +44,7 @@ def check_export(path: Path) -> None:
             ) from error
 
 
-def export(
+def write_export(
     path: Path,
     report: BitReport,
     source: BitSource,
@@ -59,11 +59,11 @@ def export(
     suffix = path.suffix.lower()
     try:
         if suffix in _DRAWN:
-            from amaqctl.cli.bit_figure import save_figure
+            from amaqctl.bit_map.figure import save_figure
 
             write_file(path, lambda temporary: save_figure(report, temporary, suffix[1:]))
         elif suffix == ".html":
-            from amaqctl.cli.bit_page import page
+            from amaqctl.bit_map.page import page
 
             write_text(path, page(report))
         elif suffix == ".csv":

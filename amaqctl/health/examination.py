@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from amaqctl.cli import installation
-from amaqctl.cli.installation import Finding, State
 from amaqctl.errors import AmaqError, Interrupted
+from amaqctl.health import installation
+from amaqctl.health.installation import Finding, State
 
 _TINY = ["model.id=tiny", "model.dtype=float32", "split.cuts=[3]", "train.max_steps=2"]
 _TINY += ["train.batch_size=2", "train.max_length=64", "eval.max_examples=2", "eval.every=2"]

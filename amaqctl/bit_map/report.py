@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from amaqctl.cli.bit_source import BitSource
-from amaqctl.cli.bit_why import WhySite
+from amaqctl.bit_map.source import BitSource
+from amaqctl.bit_map.why import WhySite
 from amaqctl.engine.bits_history import SiteWidths, Snapshot
 from amaqctl.errors import InputError
 
@@ -88,6 +88,15 @@ class BitReport:
     summary: tuple[tuple[str, ...], ...]
     is_difference: bool = False
     why: tuple[WhySite, ...] = ()
+
+    def means(self) -> str:
+        """A line a row: its name and mean."""
+        return "\n".join(
+            f"{' '.join(filter(None, (heat_map.title, row.label.strip())))}\t"
+            f"{row.present.mean():.4f}"
+            for heat_map in self.maps
+            for row in heat_map.rows
+        )
 
 
 def plural(axis: str) -> str:
@@ -209,6 +218,21 @@ def common_sites(source: BitSource, other: BitSource) -> list[tuple[SiteWidths, 
             error_id="INPUT-DIFFERENT",
         )
     return common
+
+
+def sites_without_like(source: BitSource, other: BitSource) -> list[str]:
+    """Sites that only one of the two has, as ``cut05.act of NAME``.
+
+    Raises:
+        InputError: they have no site in common.
+    """
+    common = {ours.place for ours, _ in common_sites(source, other)}
+    return [
+        f"{one.label(site.link, site.role)} of {one.path.name}"
+        for one in (source, other)
+        for site in one.snapshots[0].sites
+        if site.place not in common
+    ]
 
 
 def column_order(values_C: NDArray[np.generic], sort: Sort) -> NDArray[np.intp]:

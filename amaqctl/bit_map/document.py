@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amaqctl.cli.bit_report import common_sites
-from amaqctl.cli.bit_source import BitSource
-from amaqctl.cli.bit_why import WhySite
+from amaqctl.bit_map.report import common_sites
+from amaqctl.bit_map.source import BitSource
+from amaqctl.bit_map.why import WhySite
 from amaqctl.engine.bits_history import SiteWidths, Snapshot
 
 SCHEMA = "amaqctl.inspect-bits/1"

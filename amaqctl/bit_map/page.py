@@ -11,10 +11,10 @@ from html import escape
 
 import numpy as np
 
-from amaqctl.cli.bit_colours import colour, hexadecimal, ink
-from amaqctl.cli.bit_map import rounded, signed
-from amaqctl.cli.bit_report import BitReport, HeatMap, HeatRow
-from amaqctl.cli.bit_why import WhySite, correlation_words
+from amaqctl.bit_map.colours import colour, hexadecimal, ink
+from amaqctl.bit_map.report import BitReport, HeatMap, HeatRow
+from amaqctl.bit_map.text import rounded, signed
+from amaqctl.bit_map.why import WhySite, correlation_words
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;

@@ -1,4 +1,4 @@
-"""The one place that knows rich: tables, the progress panel, sparklines, sizes, durations.
+"""Tables, the progress panel, sparklines: as text, or as what rich draws.
 
 On a terminal a table drops whole columns until it fits, and says so; a number is never cropped.
 In a pipe a table is tab-separated.
@@ -17,19 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-def mib(num_bytes: float) -> str:
-    """A size in MiB (or GiB), with a digit or two after the point."""
-    value = num_bytes / 2**20
-    return f"{value / 1024:.2f} GiB" if value >= 1024 else f"{value:.2f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -1,0 +1,1 @@
+"""What `amaqctl doctor` finds out: `installation` without torch, `examination` in full."""
