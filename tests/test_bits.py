@@ -1,5 +1,8 @@
 """The packed layout and the grid: values and bytes."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +22,7 @@ from amaqctl.bits import (
     step_size,
     unpack,
 )
+from amaqctl.bits.packing import half_range
 from amaqctl.errors import QuantizationError
 
 
@@ -45,7 +49,9 @@ def test_unpack_inverts_pack_for_every_mix_of_widths(num_rows, widths, seed):
     packed = pack(codes, widths_C)
     assert packed.dtype == torch.uint8
     assert packed.numel() == -(-num_rows // 8) * sum(widths) == packed_bytes(num_rows, widths_C)
-    assert torch.equal(unpack(packed, num_rows, widths_C).to(torch.int16), codes)
+    unpacked = unpack(packed, num_rows, widths_C)
+    assert unpacked.dtype == (torch.int16 if 16 in widths else torch.int8)
+    assert torch.equal(unpacked.to(torch.int16), codes)
 
 
 def _reference_pack(codes: list[list[int]], widths: list[int]) -> bytes:
@@ -93,17 +99,60 @@ def test_a_code_in_a_column_that_is_not_sent_is_refused():
         pack(torch.ones((1, 1), dtype=torch.int8), torch.zeros(1, dtype=torch.uint8))
 
 
-def test_wrong_number_of_bytes_is_refused():
-    with pytest.raises(QuantizationError, match="7 bytes of codes where 8"):
-        unpack(torch.zeros(7, dtype=torch.uint8), 3, torch.tensor([8], dtype=torch.uint8))
-    with pytest.raises(QuantizationError, match="7 bytes of codes where 8"):
-        PackedCodes(torch.zeros(7, dtype=torch.uint8), 3, BitAllocation.uniform(8, 1))
+def test_of_several_columns_that_do_not_fit_the_first_is_named():
+    codes = torch.tensor([[0, 9, -2, 1], [1, -3, 9, 9]], dtype=torch.int8)
+    widths_C = torch.tensor([2, 4, 4, 4], dtype=torch.uint8)
+    with pytest.raises(QuantizationError, match="codes -3 to 9 of column 1 do not fit 4 bits"):
+        pack(codes, widths_C)
+
+
+@pytest.mark.parametrize("num_widths", [0, 1, 3])
+def test_as_many_widths_as_columns(num_widths):
+    codes = torch.zeros((4, 2), dtype=torch.int8)
+    words = f"2 columns of codes but {num_widths} bit-widths"
+    with pytest.raises(QuantizationError, match=words):
+        pack(codes, torch.full((num_widths,), 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("length", [7, 9])
+def test_wrong_number_of_bytes_is_refused(length):
+    data = torch.zeros(length, dtype=torch.uint8)
+    with pytest.raises(QuantizationError, match=f"{length} bytes of codes where 8"):
+        unpack(data, 3, torch.tensor([8], dtype=torch.uint8))
+    with pytest.raises(QuantizationError, match=f"{length} bytes of codes where 8"):
+        PackedCodes(data, 3, BitAllocation.uniform(8, 1))
 
 
 @pytest.mark.parametrize("width", [9, 15, 17, 255])
 def test_allocation_refuses_unknown_widths(width):
     with pytest.raises(QuantizationError, match=f"bit-width {width}"):
         BitAllocation(torch.tensor([4, width], dtype=torch.uint8), "channel")
+
+
+@pytest.mark.parametrize(
+    ("widths", "got"),
+    [
+        (torch.tensor([4, 2]), r"torch.int64 of shape \(2,\) on cpu"),
+        (torch.tensor(4, dtype=torch.uint8), r"torch.uint8 of shape \(\) on cpu"),
+        (torch.ones((1, 2), dtype=torch.uint8), r"torch.uint8 of shape \(1, 2\) on cpu"),
+        (torch.ones(2, dtype=torch.uint8, device="meta"), r"torch.uint8 of shape \(2,\) on meta"),
+    ],
+)
+def test_allocation_refuses_what_is_no_vector_of_widths(widths, got):
+    with pytest.raises(QuantizationError, match=f"a uint8 vector on the CPU, got {got}"):
+        BitAllocation(widths, "channel")
+
+
+def test_allocations_are_equal_by_widths_and_axis():
+    one, same, other = (
+        BitAllocation(torch.tensor(widths, dtype=torch.uint8), "channel")
+        for widths in ([0, 8], [0, 8], [0, 4])
+    )
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    lookalike = SimpleNamespace(axis="channel", widths_C=one.widths_C)
+    assert one != lookalike
 
 
 def test_allocation_figures():
@@ -133,6 +182,15 @@ def test_one_bit_sends_the_sign_and_zero_bits_nothing():
     assert packed.data.tolist() == [1]
     expected = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
     assert torch.equal(decode(packed, torch.tensor([[2.0, 9.0]])), expected)
+
+
+@pytest.mark.parametrize("zero_point", [None, torch.tensor([[3.0, 3.0]])])
+def test_a_column_that_is_not_sent_is_zero_whatever_its_scale(zero_point):
+    allocation = BitAllocation(torch.tensor([0, 4], dtype=torch.uint8), "channel")
+    packed = PackedCodes.pack(torch.tensor([[0, 5], [0, -2]], dtype=torch.int8), allocation)
+    decoded = decode(packed, torch.tensor([[torch.inf, 1.0]]), zero_point=zero_point)
+    shift = 0.0 if zero_point is None else 3.0
+    assert decoded.tolist() == [[0.0, 5.0 - shift], [0.0, -2.0 - shift]]
 
 
 def test_zero_scale_gives_zeros():
@@ -168,6 +226,32 @@ def test_zero_point_keeps_zero_exact():
     packed = encode(values, torch.ones((1, 1)), allocation, zero_point=zero_point)
     decoded = decode(packed, torch.ones((1, 1)), zero_point=zero_point)
     assert decoded[:, 0].tolist() == [0.0, 15.0, 7.0, 15.0, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 3), (2, 2, 1), (1, 1, 1), (3,)])
+@pytest.mark.parametrize("name", ["scale", "zero point"])
+def test_what_does_not_broadcast_to_the_codes_is_refused(name, shape):
+    packed = PackedCodes.pack(torch.ones((2, 2), dtype=torch.int8), BitAllocation.uniform(4, 2))
+    fitting, other = torch.ones((1, 2)), torch.ones(shape)
+    scale, zero_point = (other, fitting) if name == "scale" else (fitting, other)
+    message = rf"a {name} of shape \({', '.join(map(str, shape))},?\) for codes of \(2, 2\)"
+    with pytest.raises(QuantizationError, match=message):
+        decode(packed, scale, zero_point=zero_point)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1), (1, 3), (2, 3)])
+def test_what_broadcasts_to_the_codes_is_taken(shape):
+    codes = torch.tensor([[1, -2, 3], [0, 4, -5]], dtype=torch.int8)
+    packed = PackedCodes.pack(codes, BitAllocation.uniform(4, 3))
+    scale = torch.arange(1, 1 + math.prod(shape)).reshape(shape) * 0.5
+    zero_point = torch.full(shape, 2.0)
+    assert torch.equal(decode(packed, scale), codes * scale)
+    assert torch.equal(decode(packed, scale, zero_point=zero_point), (codes - 2.0) * scale)
+
+
+def test_half_range():
+    widths = torch.tensor(WIDTHS, dtype=torch.uint8)
+    assert half_range(widths).tolist() == [0, 1, 2, 4, 8, 16, 32, 64, 128, 2**15]
 
 
 def test_largest_code():

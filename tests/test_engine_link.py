@@ -235,6 +235,20 @@ def test_lies_with_a_true_checksum_are_a_wire_error_or_legal(
     assert bool(value.isfinite().all())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_decodes_to_something_not_finite_is_refused(bad: float) -> None:
+    x = tensor()
+    x[1, 2, 3] = bad
+    quantized = channel("none").quantizers.sender.quantize(x, CONTEXT)
+    with pytest.raises(WireError, match="the message decodes to NaN or infinity") as caught:
+        arrive(replace(legal(), quantized=quantized))
+    assert caught.value.where == "link 0 activation"
+    fine = legal("fixed")
+    side = {"range": torch.full_like(fine.quantized.side["range"], bad)}
+    with pytest.raises(WireError, match="the message decodes to NaN or infinity"):
+        arrive(replace(fine, quantized=replace(fine.quantized, side=side)), "fixed")
+
+
 SIDES = st.dictionaries(
     st.sampled_from(["range", "mean", "visits", "full", "token_range", "zero_point", "other"]),
     st.tuples(
@@ -445,21 +459,37 @@ def test_a_message_of_another_turn(llama: ModelSource, role: str, change: dict[s
     assert caught.value.where == f"link 0 {role}"
 
 
-class FewerRows(CountingTransport):
+class OtherGradient(CountingTransport):
+    """Puts another gradient, well made, in the place of each that comes."""
+
+    def __init__(self, gradient: Tensor) -> None:
+        super().__init__()
+        self.gradient = gradient
+
     def receive(self, address: Address) -> bytes:
         message = Message.from_bytes(super().receive(address))
         if address.role == "activation":
             return message.to_bytes()
         cls = registry.load(registry.QUANTIZERS, "none")
-        x = torch.zeros((1, 16, 32))
         site = Site(0, "gradient", 32, 16, 0, 0)
-        short = cls(cls.Config(), site).quantize(x, message.context)
-        return replace(
-            message, quantized=short, context=replace(message.context, lengths=())
-        ).to_bytes()
+        other = cls(cls.Config(), site).quantize(self.gradient, message.context)
+        context = replace(message.context, lengths=())
+        return replace(message, quantized=other, context=context).to_bytes()
 
 
-def test_a_gradient_that_does_not_fit_its_activation(llama: ModelSource) -> None:
-    engine = engine_of(llama, [2], transport=FewerRows())
-    with pytest.raises(WireError, match="shape"):
+@pytest.mark.parametrize(
+    "gradient, words",
+    [
+        (torch.zeros((1, 16, 32)), r"float32 and shape \(1, 16, 32\)"),
+        (torch.zeros((4, 15, 32)), r"float32 and shape \(4, 15, 32\)"),
+        (torch.zeros((4, 16, 32), dtype=torch.bfloat16), r"bfloat16 and shape \(4, 16, 32\)"),
+        (torch.zeros((4, 16, 32), dtype=torch.float16), r"torch.float16 and shape \(4, 16, 32\)"),
+    ],
+)
+def test_a_gradient_that_does_not_fit_its_activation(
+    llama: ModelSource, gradient: Tensor, words: str
+) -> None:
+    engine = engine_of(llama, [2], transport=OtherGradient(gradient))
+    with pytest.raises(WireError, match=f"a gradient of .*{words} for an") as caught:
         engine.train_step(collate(random_task().train[:4], 0, 16), 0)
+    assert caught.value.where == "link 0 gradient"

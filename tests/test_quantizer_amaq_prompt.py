@@ -92,6 +92,31 @@ def test_other_widths_need_ranges_of_their_own() -> None:
     assert torch.equal(received(receiver, data), sender.dequantize(sent, LATER))
 
 
+def test_training_between_a_prompt_and_its_tokens_changes_neither() -> None:
+    with_training, without = (quantizer(), quantizer()), (quantizer(), quantizer())
+    tokens = []
+    for sender, receiver in (with_training, without):
+        received(receiver, message(sender, hidden(2, 16), PROMPT))
+        if sender is with_training[0]:
+            training = replace(PROMPT, training=True)
+            received(receiver, message(sender, 9 * hidden(2, 16, seed=5), training))
+        data = message(sender, hidden(2, 1, seed=1), LATER)
+        tokens.append((data, received(receiver, data)))
+    assert tokens[0][0] == tokens[1][0]
+    assert torch.equal(tokens[0][1], tokens[1][1])
+
+
+def test_a_training_message_is_no_prompt() -> None:
+    sender, receiver = quantizer(), quantizer()
+    training = replace(PROMPT, training=True)
+    received(receiver, message(sender, hidden(2, 16), training))
+    assert set(sender.quantize(hidden(2, 1), LATER).side) == {"mean", "range"}
+    prompted = quantizer()
+    prompted.quantize(hidden(2, 16), PROMPT)
+    with pytest.raises(QuantizationError, match="a prompt that did not come"):
+        received(receiver, message(prompted, hidden(2, 1), LATER))
+
+
 @pytest.mark.parametrize("context", [PROMPT, replace(LATER, training=True)])
 def test_everything_else_carries_its_own(context: TensorContext) -> None:
     sender = quantizer()

@@ -137,6 +137,17 @@ def test_a_gap_is_refused_by_name_and_forgetting_heals_it():
     assert _same_state(*pair)
 
 
+def test_a_change_that_comes_twice_is_refused():
+    """The receiver has then seen the sample more often than the sender says."""
+    _, receiver = pair = _pair()
+    _send(pair, _values(1, 0), (1,))
+    _, message = _send(pair, _values(1, 1), (1,), 1)
+    before = {key: value.clone() for key, value in receiver.state_dict().items()}
+    with pytest.raises(QuantizationError, match="sample 1 was sent 1 times but received 2 times"):
+        receiver.dequantize(message.quantized, message.context)
+    assert all(torch.equal(before[k], v) for k, v in receiver.state_dict().items())
+
+
 def test_a_receiver_that_never_saw_the_sample_refuses():
     sender, _ = pair = _pair()
     _send(pair, _values(1, 0), (1,))

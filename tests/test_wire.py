@@ -212,6 +212,15 @@ def test_version_kind_and_limits():
         Message.from_bytes(DATA, Limits(max_values=49))
 
 
+def test_a_message_of_just_the_most_bytes_is_read():
+    _assert_same(
+        Message.from_bytes(DATA, Limits(max_bytes=len(DATA), max_values=50)),
+        _message([3, 0, 8, 16, 1]),
+    )
+    with pytest.raises(WireError, match=f"{len(DATA)} bytes where at most {len(DATA) - 1}"):
+        Message.from_bytes(DATA, Limits(max_bytes=len(DATA) - 1))
+
+
 def test_a_header_too_large_is_refused_by_the_sender():
     context = replace(CONTEXT, sample_ids=tuple(range(20_000)))
     with pytest.raises(QuantizationError, match="too large to send"):
