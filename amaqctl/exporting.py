@@ -11,7 +11,6 @@ Shapes: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import shutil
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from amaqctl.engine.files import disk_error, put_folder_in_place
-from amaqctl.errors import CheckError, InputError
+from amaqctl.errors import CheckError, InputError, ResourceError
 from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.source import ModelSource, load_config, load_tokenizer, reading
 from amaqctl.quantizer import DTYPES
+from amaqctl.storage import AlreadyThere, write_folder
 
 # Largest difference of a logit that passes, as a share of the largest logit. Float32 leaves only
 # the order of additions, (W + s B A) x against W x + s B (A x). In a 16-bit type every merged
@@ -69,12 +68,16 @@ def refuse_target(folder: Path) -> None:
         InputError: it holds something, or is no folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            "exists already and is not empty; nothing is overwritten",
-            where=str(folder),
-            hint="choose another --to",
-            error_id="INPUT-EXPORT-EXISTS",
-        )
+        raise _occupied(folder)
+
+
+def _occupied(folder: Path) -> InputError:
+    return InputError(
+        "exists already and is not empty; nothing is overwritten",
+        where=str(folder),
+        hint="choose another --to",
+        error_id="INPUT-EXPORT-EXISTS",
+    )
 
 
 def export_adapter(adapter: Path, folder: Path, source: ModelSource, readme: str) -> None:
@@ -225,17 +228,11 @@ def _checked(logits: _Logits, saved_BTV: Tensor, dtype: str) -> MergeCheck:
 
 def _whole_or_nothing(folder: Path, write: Callable[[Path], None]) -> None:
     refuse_target(folder)
-    unfinished = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex}")
+    place = folder.resolve() if folder.is_dir() else folder  # a link to an empty folder stays one
     try:
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        if folder.exists():
-            folder.rmdir()  # empty, or this fails
-        put_folder_in_place(unfinished, folder)
-    except (OSError, SafetensorError) as error:
-        cause = error if isinstance(error, OSError) else OSError(0, str(error))
-        failure = disk_error(cause, folder)
-        failure.hint = "free some space, or choose another place with --to"
-        raise failure from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_folder(place, write)
+    except AlreadyThere:
+        raise _occupied(folder) from None
+    except ResourceError as error:
+        error.hint = "free some space, or choose another place with --to"
+        raise

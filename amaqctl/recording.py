@@ -7,6 +7,7 @@ have been given, at the weights of a run without quantization.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ import torch
 
 from amaqctl import __version__
 from amaqctl.build import Built, build, resolve_parts
-from amaqctl.engine.files import write_file
 from amaqctl.errors import InputError, ResourceError
 from amaqctl.profile import load_profile
 from amaqctl.quantizer import DTYPES, Site, TensorContext
+from amaqctl.storage import AlreadyThere, write_file
 from amaqctl.tasks.batch import Batch, batch_at, split_batch
 from amaqctl.trace.layout import SiteFacts, TraceHeader
 from amaqctl.trace.writer import END_BYTES, TraceWriter, header_bytes, record_bytes
@@ -110,26 +111,29 @@ def record(recording: Recording, out: Path, on_step: Callable[[int], None]) -> N
     refuse_existing(out)
     _check_room(recording.num_bytes, out)
 
-    def write(temporary: Path) -> None:
-        try:
-            with temporary.open("wb") as file:
-                _train(recording, file, on_step)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    def write(made: Path) -> None:
+        with made.open("wb") as file:
+            _train(recording, file, on_step)
 
-    write_file(out, write)
+    try:
+        write_file(out, write, replace=False)
+    except AlreadyThere:
+        raise _occupied(out) from None
 
 
 def refuse_existing(out: Path) -> None:
     """Raise InputError if there is something at ``out`` already."""
-    if out.exists():
-        raise InputError(
-            "exists already; a trace is never overwritten",
-            where=str(out),
-            hint="choose another --out",
-            error_id="INPUT-TRACE-EXISTS",
-        )
+    if os.path.lexists(out):
+        raise _occupied(out)
+
+
+def _occupied(out: Path) -> InputError:
+    return InputError(
+        "exists already; a trace is never overwritten",
+        where=str(out),
+        hint="choose another --out",
+        error_id="INPUT-TRACE-EXISTS",
+    )
 
 
 def _train(recording: Recording, file: BinaryIO, on_step: Callable[[int], None]) -> None:

@@ -23,11 +23,11 @@ from amaqctl.engine.checkpoint import (
     step_of,
 )
 from amaqctl.engine.environment import environment, environment_differences
-from amaqctl.engine.files import write_json
 from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import LoadedProfile, load_profile
+from amaqctl.storage import write_json
 
 RUNS = Path("runs")
 

@@ -159,7 +159,8 @@ def test_mistakes_and_damage(four):
     (four / "killed" / "profile.yaml").write_text("amaqctl: 2")
     document = json.loads(run("--json").stdout)
     assert [entry["max_steps"] for entry in document["data"]["runs"]] == [60, 60, None]
-    assert document["warnings"] == ["runs/stopped: not a run folder: no readable run.json"]
+    (warning,) = document["warnings"]
+    assert warning.startswith("runs/stopped: not a run folder: no readable run.json (cannot be ")
     assert run("killed").exit_code == 3
     assert run("stopped").exit_code == 4
 

@@ -11,8 +11,8 @@ from amaqctl.bit_map.document import SCHEMA, csv_text, document
 from amaqctl.bit_map.report import BitReport
 from amaqctl.bit_map.source import BitSource
 from amaqctl.bit_map.why import WhySite
-from amaqctl.engine.files import disk_error, write_file, write_text
 from amaqctl.errors import ResourceError, UsageError
+from amaqctl.storage import disk_error, write_file, write_text
 
 SUFFIXES = (".png", ".svg", ".html", ".csv", ".json")
 _DRAWN = (".png", ".svg")

@@ -175,7 +175,7 @@ def _replay(
     export: Path | None,
 ) -> None:
     from amaqctl import runs
-    from amaqctl.engine.files import write_file
+    from amaqctl.storage import write_file
     from amaqctl.trace import reader
     from amaqctl.trace.choice import chosen, usual_choices
     from amaqctl.trace.export import exporter

@@ -1,34 +1,46 @@
 """Checkpoints: everything a run needs to go on, whole or not there.
 
 A checkpoint is built in a hidden folder; ``COMPLETE``, with the size and SHA-256 of every other
-file, is written last; then the folder is renamed into place. Tensors are safetensors, the rest is
-JSON: nothing is ever unpickled.
+file, is written last; then the folder is renamed into place. The files are always the same five,
+and ``COMPLETE`` must list just those: nothing is read that was not compared. Tensors are
+safetensors, the rest is JSON: nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from amaqctl.engine.files import disk_error, put_folder_in_place, remove_folder, write_json
 from amaqctl.engine.link import Channel
+from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
+from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainerDocument
 from amaqctl.engine.stage import Stage
 from amaqctl.errors import InputError
-from amaqctl.model.adapter import load_adapter, save_adapter
+from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_adapter
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
+from amaqctl.storage import (
+    open_regular,
+    read_document,
+    write_folder,
+)
 
 COMPLETE = "COMPLETE"
+_FILES = {
+    f"adapter/{CONFIG_FILE}",
+    f"adapter/{WEIGHTS_FILE}",
+    "quantizer.safetensors",
+    "trainer.safetensors",
+    "trainer.json",
+}
+_MAX_TRAINER_BYTES = 8 * 2**20  # it keeps every evaluation
 
 
 @dataclass(frozen=True)
@@ -84,17 +96,11 @@ def save_checkpoint(
         ResourceError: it cannot be written; earlier checkpoints are untouched.
     """
     final = folder / checkpoint_name(step)
-    unfinished = folder / f".tmp-{checkpoint_name(step)}"
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _write_parts(unfinished, step, contents, trainer_state)
-        if final.exists():  # the leftover of a run that went on from an earlier step
-            remove_folder(final)
-        put_folder_in_place(unfinished, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise disk_error(error, final) from error
+    write_folder(
+        final,
+        lambda made: _write_parts(made, step, contents, trainer_state),
+        replace=True,  # the leftover of a run that went on from an earlier step
+    )
     return final
 
 
@@ -102,38 +108,42 @@ def _write_parts(
     folder: Path, step: int, contents: CheckpointContents, trainer_state: dict[str, Any]
 ) -> None:
     models = [stage.model for _, stage in sorted(contents.stages.items())]
-    save_adapter(models, folder / "adapter", contents.source, contents.lora)
+    (folder / "adapter").mkdir()
+    write_adapter(models, folder / "adapter", contents.source, contents.lora)
     save_file(quantizer_state(contents), folder / "quantizer.safetensors")
-    tensors, groups = _optimizer_state(contents.stages)
     # Sequence numbers ride in the headers: without them a resumed run would send other bytes.
     messages = {p: [c.num_sent, c.num_received] for p, c in _channels(contents.stages).items()}
-    save_file(tensors, folder / "trainer.safetensors")
-    write_json(
-        folder / "trainer.json",
-        {"step": step, "optimizers": groups, "messages": messages, **trainer_state},
-    )
+    save_file(optimizer_state(contents.stages), folder / "trainer.safetensors")
+    _dump(folder / "trainer.json", {"step": step, "messages": messages, **trainer_state})
     manifest = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
+        for name in sorted(_FILES)
     }
-    write_json(folder / COMPLETE, manifest)
+    _dump(folder / COMPLETE, manifest)
+
+
+def _dump(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def fault_of(folder: Path) -> str | None:
     """Why a checkpoint cannot be used, or None when every file is as it was written."""
     try:
-        manifest = json.loads((folder / COMPLETE).read_text("utf-8"))
-        if not manifest:
-            return f"{COMPLETE} cannot be read"
+        manifest = read_document(folder / COMPLETE, Manifest).root
+        for name in sorted(_FILES - manifest.keys()):
+            return f"{COMPLETE} does not list {name}"
+        for name in sorted(manifest.keys() - _FILES):
+            return f"{COMPLETE} lists {name}, which is no file of a checkpoint"
         for name, expected in manifest.items():
             path = folder / name
-            if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
+            if path.stat().st_size != expected.bytes or _digest(path) != expected.sha256:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{COMPLETE} cannot be read"
+    except InputError as error:
+        return f"{Path(error.where or COMPLETE).name} {error.message}"
+    except OSError as error:
+        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
     return None
 
 
@@ -160,11 +170,7 @@ def identity_of(checkpoint: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     path = checkpoint / "trainer.json"
-    try:
-        identity = json.loads(path.read_text("utf-8")).get("identity")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from error
-    return identity if isinstance(identity, dict) else {}
+    return read_document(path, CheckpointIdentity, _MAX_TRAINER_BYTES).identity or {}
 
 
 def best_checkpoint(checkpoints: Sequence[Path], losses: Mapping[int, float]) -> Path | None:
@@ -181,53 +187,42 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
     """
     load_adapter([stage.model for _, stage in sorted(contents.stages.items())], folder / "adapter")
     path = folder / "quantizer.safetensors"
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     for place, quantizer in contents.quantizers().items():
         prefix = f"{place}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             quantizer.load_state_dict(state)
-        except (RuntimeError, KeyError) as error:
-            first_line = str(error).splitlines()[-1].strip()
+        except Exception as error:  # a method's own code looks at its state too
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"the quantizer state of {place} does not fit: {first_line}", where=str(path)
+                f"the quantizer state of {place} does not fit: {lines[-1].strip()}",
+                where=str(path),
             ) from error
 
 
-def load_optimizers(folder: Path, stages: Mapping[int, Stage]) -> dict[str, Any]:
+def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDocument:
     """Load the optimizers' states and the channels' sequence numbers.
 
     Returns:
-        The trainer's own JSON values.
+        What else the trainer wrote down.
 
     Raises:
         InputError: they do not fit, or cannot be read.
     """
     path = folder / "trainer.json"
-    tensors = _read_tensors(folder / "trainer.safetensors")
-    try:
-        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        _fill_optimizers(stages, tensors, document["optimizers"])
-        for place, channel in _channels(stages).items():
-            channel.num_sent, channel.num_received = document["messages"][place]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the optimizer state does not fit: {error}", where=str(path)) from error
+    document = read_document(path, TrainerDocument, _MAX_TRAINER_BYTES)
+    channels = _channels(stages)
+    if document.step != step_of(folder) or document.messages.keys() != channels.keys():
+        raise InputError(
+            f"it is of step {document.step} with {', '.join(document.messages) or 'no channels'}; "
+            f"due is step {step_of(folder)} with {', '.join(channels)}",
+            where=str(path),
+        )
+    load_optimizers(folder / "trainer.safetensors", stages)
+    for place, channel in channels.items():
+        channel.num_sent, channel.num_received = document.messages[place]
     return document
-
-
-def _fill_optimizers(
-    stages: Mapping[int, Stage], tensors: Mapping[str, Tensor], groups: Mapping[str, Any]
-) -> None:
-    for index, stage in stages.items():
-        if stage.optimizer is None:
-            continue
-        state: dict[int, dict[str, Tensor]] = {}
-        prefix = f"stage{index}."
-        for key, tensor in tensors.items():
-            if key.startswith(prefix):
-                parameter, name = key.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(parameter), {})[name] = tensor
-        stage.optimizer.load_state_dict({"state": state, "param_groups": groups[str(index)]})
 
 
 def quantizer_state(contents: CheckpointContents) -> dict[str, Tensor]:
@@ -239,29 +234,6 @@ def quantizer_state(contents: CheckpointContents) -> dict[str, Tensor]:
     return flat
 
 
-def _optimizer_state(stages: Mapping[int, Stage]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors: dict[str, Tensor] = {}
-    groups: dict[str, Any] = {}
-    for index, stage in stages.items():
-        if stage.optimizer is None:
-            continue
-        state = stage.optimizer.state_dict()
-        groups[str(index)] = state["param_groups"]
-        for parameter, entries in state["state"].items():
-            for name, value in entries.items():
-                tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-                tensors[f"stage{index}.{parameter}.{name}"] = tensor.detach().cpu().contiguous()
-    return tensors, groups
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from error
-
-
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path, None) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

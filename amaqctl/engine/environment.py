@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from amaqctl import registry
-from amaqctl.engine.files import write_json
 from amaqctl.engine.identity import differences
+from amaqctl.storage import write_json
 
 
 def environment() -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from amaqctl.engine.checkpoint import (
@@ -18,9 +18,9 @@ from amaqctl.engine.checkpoint import (
     quantizer_state,
     step_of,
 )
-from amaqctl.engine.files import disk_error, remove_folder, write_file, write_json
 from amaqctl.engine.stage import Stage
 from amaqctl.model.adapter import save_adapter
+from amaqctl.storage import explained, remove_folder, write_file, write_json
 
 
 def save_bits(run: Path, step: int, stages: Mapping[int, Stage]) -> None:
@@ -51,13 +51,6 @@ def save_outcome(run: Path, step: int, contents: CheckpointContents) -> None:
     Raises:
         ResourceError: something cannot be written.
     """
-    try:
-        _save_outcome(run, step, contents)
-    except (OSError, SafetensorError) as error:
-        raise disk_error(error, run) from error
-
-
-def _save_outcome(run: Path, step: int, contents: CheckpointContents) -> None:
     models = [stage.model for _, stage in sorted(contents.stages.items())]
     save_adapter(models, run / "adapter", contents.source, contents.lora)
     state = quantizer_state(contents)
@@ -77,15 +70,13 @@ def drop_later(run: Path, step: int) -> None:
     Raises:
         ResourceError: something cannot be removed.
     """
-    try:
+    with explained(run):
         for path in all_checkpoints(run / "checkpoints"):
             if step_of(path) > step:
                 remove_folder(path)
         for path in (run / "bits").glob("step-*.npz"):
             if path.stem[5:].isdecimal() and int(path.stem[5:]) > step:
                 path.unlink()
-    except OSError as error:
-        raise disk_error(error, run) from error
 
 
 def _bits_path(run: Path, step: int) -> Path:
@@ -97,5 +88,6 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    content = io.BytesIO()  # zipfile hides what a full disk says behind an error of its own
+    np.savez_compressed(content, **arrays)
+    path.write_bytes(content.getvalue())

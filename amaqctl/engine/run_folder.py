@@ -3,9 +3,7 @@
 ``run.json`` is rewritten whole; ``metrics.jsonl`` and ``log.txt`` only grow, but for a torn last
 line, which a resume cuts off. A folder is never reused: one that exists and is not empty is
 refused. One process at a time writes it; the kernel gives the lock back when that process dies.
-
-Rule for readers of ``metrics.jsonl``: a ``resume`` of step S takes back what was recorded before
-it of steps after S; of records with one kind and step the last holds. `RunFolder.metrics` does it.
+Nothing is written through a link inside the folder, which would be written elsewhere.
 """
 
 from __future__ import annotations
@@ -15,17 +13,28 @@ import json
 import math
 import os
 import secrets
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from amaqctl.engine.files import disk_error, sync, write_json, write_text
+from amaqctl.engine.metrics import read_metrics
+from amaqctl.engine.run_links import first_link
 from amaqctl.errors import InputError, ResumeError
+from amaqctl.storage import (
+    AlreadyThere,
+    explained,
+    open_to_append,
+    read_json,
+    sweep,
+    sync,
+    write_json,
+    write_text,
+)
 
 RUN_SCHEMA = "amaqctl.run/1"
 _UNFINISHED = ".tmp-created"
 _FOLDERS_OF_TRAINING = (".", "checkpoints", "bits", "quantizer")
+_NAMES_OF_OLD_LEFTOVERS = (".tmp-*", ".adapter-*")  # version 0.1.0
 
 
 def utc_now() -> str:
@@ -52,7 +61,7 @@ class RunFolder:
     def create(
         cls, name: str, root: Path, out: Path | None, profile_yaml: str, facts: dict[str, Any]
     ) -> RunFolder:
-        """Make a new run folder.
+        """Make a new run folder; of several processes that make one folder, one succeeds.
 
         Args:
             name: first part of the run's name.
@@ -68,21 +77,24 @@ class RunFolder:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         path = out or root / f"{name}-{stamp}-{run_id}"
         if path.exists() and not _is_free(path):
-            raise InputError(
-                "exists already; a run is never overwritten",
-                where=str(path),
-                hint="choose another --out, or leave it away",
-                error_id="INPUT-RUN-EXISTS",
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, path) from error
-        (path / _UNFINISHED).touch()  # who dies before run.json is there leaves a free folder
-        write_text(path / "profile.yaml", profile_yaml)
+            raise _occupied(path)
         run = {"schema": RUN_SCHEMA, "id": run_id, "name": name, "status": "created"}
-        write_json(path / "run.json", {**run, "started": utc_now(), **facts})
-        (path / _UNFINISHED).unlink()
+        with explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _locked(path)
+            try:
+                if lock is False or not _is_free(path):
+                    raise _occupied(path)
+                (path / _UNFINISHED).touch()  # who dies before run.json leaves a free folder
+                write_text(path / "profile.yaml", profile_yaml)
+                document = {**run, "started": utc_now(), **facts}
+                write_json(path / "run.json", document, replace=False)
+                (path / _UNFINISHED).unlink(missing_ok=True)
+            except AlreadyThere:
+                raise _occupied(path) from None
+            finally:
+                if lock:
+                    os.close(lock)
         return cls(path)
 
     def lock(self) -> None:
@@ -91,27 +103,28 @@ class RunFolder:
         A second call does nothing. ``run`` is read again, as of now.
 
         Raises:
-            ResumeError: another process is writing here.
+            ResumeError: another process is writing here, or a link leads out of the folder.
         """
         if self._lock is not None:
             return
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+        lock = _locked(self.path)
+        if lock is False:
             raise ResumeError(
                 f"process {_read_run(self.path).get('pid', 'of another command')} is writing here",
                 where=str(self.path),
                 hint="wait until it has ended, or stop it",
                 error_id="RESUME-BUSY",
-            ) from None
-        except OSError as error:  # some network file systems know no locks
-            os.close(handle)
-            self.log(f"the folder could not be locked: {error.strerror}")
-            return
-        self._lock = handle
-        self.run = _read_run(self.path)
+            )
+        try:
+            self._refuse_links()
+            self.run = _read_run(self.path)
+        except BaseException:
+            if lock:
+                os.close(lock)
+            raise
+        if lock is None:
+            self.log("the folder could not be locked: this file system knows no locks")
+        self._lock = lock
 
     def unlock(self) -> None:
         """Let other processes write here."""
@@ -127,15 +140,12 @@ class RunFolder:
         Raises:
             ResourceError: the folder cannot be written.
         """
-        try:
+        with explained(self.path):
             for folder in (self.path / name for name in _FOLDERS_OF_TRAINING):
-                for path in (*folder.glob(".tmp-*"), *folder.glob(".adapter-*")):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                sweep(folder, _NAMES_OF_OLD_LEFTOVERS)
             for name in ("metrics.jsonl", "log.txt"):
                 if (self.path / name).exists():
                     _cut_torn_line(self.path / name)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
 
     def sync_metrics(self) -> None:
         """Flush the metrics to disk, so that no checkpoint knows more than they do."""
@@ -159,31 +169,27 @@ class RunFolder:
         self._append("log.txt", f"{utc_now()} {line}\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records that hold, by the module's rule; a torn line says nothing."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-        holding: dict[tuple[Any, Any], dict[str, Any]] = {}
-        for line in lines:
-            try:
-                record = json.loads(line)
-                key = record["kind"], record["step"]
-            except (ValueError, KeyError, TypeError):
-                continue
-            if not (isinstance(key[0], str) and isinstance(key[1], int)):
-                continue
-            if key[0] == "resume":
-                holding = {k: r for k, r in holding.items() if k[1] <= key[1]}
-            holding.pop(key, None)  # its place is that of the last
-            holding[key] = record
-        return list(holding.values())
+        """The records that hold; see `amaqctl.engine.metrics`.
+
+        Raises:
+            InputError: they cannot be read; the line is named.
+        """
+        return read_metrics(self.path / "metrics.jsonl")
 
     def _append(self, name: str, text: str) -> None:
         path = self.path / name
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise disk_error(error, path) from error
+        with explained(path), open_to_append(path) as file:
+            file.write(text)
+
+    def _refuse_links(self) -> None:
+        link = first_link(self.path)
+        if link is not None:
+            raise ResumeError(
+                "a link; what is written here would be written elsewhere",
+                where=str(link),
+                hint="put a copy of what it leads to in its place",
+                error_id="RESUME-LINK",
+            )
 
 
 def find_run(text: str, root: Path) -> RunFolder | None:
@@ -221,18 +227,33 @@ def find_run(text: str, root: Path) -> RunFolder | None:
 
 
 def _read_run(path: Path) -> dict[str, Any]:
+    from amaqctl.engine.run_documents import RunDocument  # slow, and `--help` comes by here
+
     try:
-        run: dict[str, Any] = json.loads((path / "run.json").read_text("utf-8"))
-        if not isinstance(run, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
+        run: dict[str, Any] = read_json(path / "run.json", RunDocument)
+    except (FileNotFoundError, InputError) as error:
+        why = error.message if isinstance(error, InputError) else "there is none"
         raise InputError(
-            "not a run folder: no readable run.json",
+            f"not a run folder: no readable run.json ({why})",
             where=str(path),
             hint="give the folder that `amaqctl train` named at its end",
             error_id="INPUT-RUN",
         ) from error
     return run
+
+
+def _locked(path: Path) -> int | bool | None:
+    """The handle that holds the lock of a folder; False: another has it; None: there are none."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:  # some network file systems know no locks
+        os.close(handle)
+        return None
+    return handle
 
 
 def _is_free(path: Path) -> bool:
@@ -243,11 +264,29 @@ def _is_free(path: Path) -> bool:
     return not names or (_UNFINISHED in names and "run.json" not in names)
 
 
+def _occupied(path: Path) -> InputError:
+    return InputError(
+        "exists already; a run is never overwritten",
+        where=str(path),
+        hint="choose another --out, or leave it away",
+        error_id="INPUT-RUN-EXISTS",
+    )
+
+
 def _cut_torn_line(path: Path) -> None:
     """Cut off what follows the last line end; a killed process wrote only a part of it."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        kept = end
+        while kept:
+            start = max(0, kept - 2**16)
+            file.seek(start)
+            found = file.read(kept - start).rfind(b"\n")
+            kept = start + found + 1
+            if found >= 0:
+                break
+        if kept < end:
+            file.truncate(kept)
 
 
 def _finite(value: Any) -> Any:

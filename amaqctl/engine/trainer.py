@@ -23,20 +23,20 @@ from amaqctl.engine.checkpoint import (
     best_checkpoint,
     checkpoint_name,
     good_checkpoints,
-    load_optimizers,
+    load_training_state,
     load_weights,
     save_checkpoint,
     step_of,
 )
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
-from amaqctl.engine.files import remove_folder
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.stop_signal import StopSignal
 from amaqctl.engine.traffic import Traffic, bits_summary
-from amaqctl.errors import AmaqError, Interrupted
+from amaqctl.errors import AmaqError, InputError, Interrupted, ResumeError
+from amaqctl.storage import remove_folder
 from amaqctl.tasks.batch import batch_at
 from amaqctl.tasks.task import Task
 
@@ -116,11 +116,17 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came, and everything was saved; or a second one came.
-            ResumeError: another process is writing into the run folder.
+            ResumeError: another process is writing into the run folder, or what it holds cannot be
+                gone on with; nothing was changed.
             DivergedError, ResourceError: as named; `run.json` says how the run ended.
         """
         started = time.perf_counter()
         self._run.lock()
+        try:
+            self._restore(checkpoint)
+        except BaseException:  # refused: the run is as it was
+            self._run.unlock()
+            raise
         try:
             with self._stop:
                 return self._train(checkpoint, started)
@@ -168,11 +174,9 @@ class Trainer:
         for name in ("ended", "exit_code"):
             self._run.run.pop(name, None)
         first_step = step_of(checkpoint) if checkpoint else 0
-        if checkpoint:
-            self._restore(checkpoint)
         if checkpoint or starts:
             drop_later(self._run.path, first_step)
-            saved = self._recorded_saves()
+            saved = {r["step"] for r in self._run.metrics() if r["kind"] == "save"}
             source = checkpoint.name if checkpoint else None
             self._run.record("resume", first_step, checkpoint=source)
             if checkpoint and first_step not in saved:  # killed between the save and its record
@@ -182,17 +186,21 @@ class Trainer:
         self._run.log(f"training from step {first_step} to {last_step}")
         return first_step
 
-    def _restore(self, checkpoint: Path) -> None:
-        """Load everything a checkpoint holds."""
-        load_weights(checkpoint, self._contents)
-        state = load_optimizers(checkpoint, self._engine.stages)
-        self._evaluations = {int(step): m for step, m in state["evaluations"].items()}
-        self._engine.traffic = Traffic.from_plain(state["traffic"])
-        self._engine.evaluation_traffic = Traffic.from_plain(state["evaluation_traffic"])
-        self._last_traffic = Traffic.from_plain(state["last_traffic"])
-
-    def _recorded_saves(self) -> set[int]:
-        return {r["step"] for r in self._run.metrics() if r["kind"] == "save"}
+    def _restore(self, checkpoint: Path | None) -> None:
+        """Load everything a checkpoint holds, and see that the metrics can be read."""
+        try:
+            self._run.metrics()
+            if checkpoint is None:
+                return
+            load_weights(checkpoint, self._contents)
+            state = load_training_state(checkpoint, self._engine.stages)
+        except InputError as error:
+            raise ResumeError(error.message, where=error.where, hint=error.hint) from error
+        self._evaluations = {int(step): m for step, m in state.evaluations.items()}
+        self._engine.traffic, self._engine.evaluation_traffic, self._last_traffic = (
+            Traffic.from_plain({place: dict(sums) for place, sums in sums_by_place.items()})
+            for sums_by_place in (state.traffic, state.evaluation_traffic, state.last_traffic)
+        )
 
     def _way_on(self) -> str:
         return f"go on with: amaqctl train --resume {self._run.path}"

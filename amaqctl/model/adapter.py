@@ -7,8 +7,6 @@ in it. Bytes depend on the weights and settings only.
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -29,6 +27,7 @@ from amaqctl.model.lora import (
 from amaqctl.model.lora_settings import AttachedLora, LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import StageModel
+from amaqctl.storage import write_folder
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -43,20 +42,26 @@ def save_adapter(
 
     Raises:
         InputError: ``folder`` holds other files.
+        ResourceError: it cannot be written.
     """
     _refuse_foreign_content(folder)
+    write_folder(folder, lambda made: write_adapter(stages, made, source, settings), replace=True)
+
+
+def write_adapter(
+    stages: Sequence[StageModel], folder: Path, source: ModelSource, settings: LoraSettings
+) -> None:
+    """Write the files of an adapter into an empty folder, one after the other.
+
+    Raises:
+        OSError, SafetensorError: one cannot be written.
+    """
     weights: dict[str, Tensor] = {}
     for stage in stages:
         weights |= {n: p.detach().cpu().contiguous() for n, p in lora_parameters(stage).items()}
-    unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    unfinished.mkdir(parents=True)
-    try:
-        text = json.dumps(_config_document(stages, source, settings), indent=2, sort_keys=True)
-        (unfinished / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        save_file(weights, unfinished / WEIGHTS_FILE, metadata={"format": "pt"})
-        _put_in_place(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    text = json.dumps(_config_document(stages, source, settings), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def load_adapter(stages: Sequence[StageModel], folder: Path) -> None:
@@ -109,17 +114,6 @@ def _refuse_foreign_content(folder: Path) -> None:
             hint="name a folder that does not exist yet",
             error_id="INPUT-ADAPTER",
         )
-
-
-def _put_in_place(unfinished: Path, folder: Path) -> None:
-    if not folder.exists():
-        unfinished.rename(folder)
-        return
-    # A non-empty folder cannot be renamed over: move the old one aside first.
-    old = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    folder.rename(old)
-    unfinished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
