@@ -8,26 +8,27 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from amaqctl.build import Built, build
+from amaqctl.build.connect import learning_rate
 from amaqctl.engine.checkpoint import (
     all_checkpoints,
-    best_checkpoint,
-    checkpoint_name,
     fault_of,
     good_checkpoints,
     identity_of,
     load_weights,
     step_of,
 )
+from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
 from amaqctl.engine.environment import environment, environment_differences
 from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import LoadedProfile, load_profile
-from amaqctl.storage import write_json
+from amaqctl.storage import AlreadyThere, write_json
 
 RUNS = Path("runs")
 
@@ -46,9 +47,8 @@ def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
     loaded = built.loaded
     root = Path(loaded.profile.output.root)
     facts = {**built.facts(), "identity": identity(built), "command": sys.argv}
-    run = RunFolder.create(name or loaded.name, root, out, loaded.resolved_yaml(), facts)
-    write_json(run.path / "environment.json", environment())
-    return run
+    profile = loaded.resolved_yaml()
+    return RunFolder.create(name or loaded.name, root, out, profile, facts, environment())
 
 
 def resumed(
@@ -84,6 +84,8 @@ def resumed(
         _check_unfinished(run, checkpoint, built)
         for difference in environment_differences(run.path / "environment.json"):
             warn(f"{difference}; results may differ in their last bits")
+        if (jump := _jump_of_learning_rate(run, checkpoint, built)) is not None:
+            warn(jump)
     except BaseException:
         run.unlock()
         raise
@@ -92,7 +94,7 @@ def resumed(
 
 def for_evaluation(
     text: str, checkpoint: str, overrides: Sequence[str], limit: int | None
-) -> tuple[Built, RunFolder | None, int]:
+) -> tuple[Built, RunFolder | None, Choice | None]:
     """Build a run with the weights of one checkpoint, or an untrained profile.
 
     Args:
@@ -101,15 +103,15 @@ def for_evaluation(
         limit: look at so many validation examples only.
 
     Returns:
-        What was built, the run (None for a profile), and the steps it was trained for.
+        What was built, and the run and its checkpoint (None for a profile).
     """
     run = find_run(text, RUNS)
     if run is None:
-        return build(load_profile(text, overrides), limit), None, 0
-    chosen = choose_checkpoint(run, checkpoint)
+        return build(load_profile(text, overrides), limit), None, None
+    choice = choose_checkpoint(run, checkpoint)
     built = build(_profile_of(run, overrides), limit)
-    load_weights(chosen, built.contents)
-    return built, run, int(chosen.name[5:])
+    load_weights(choice.path, built.contents)
+    return built, run, choice
 
 
 def _profile_of(run: RunFolder, overrides: Sequence[str]) -> LoadedProfile:
@@ -117,6 +119,21 @@ def _profile_of(run: RunFolder, overrides: Sequence[str]) -> LoadedProfile:
     if max_steps := run.run.get("max_steps"):
         overrides = [f"train.max_steps={max_steps}", *overrides]
     return load_profile(run.path / "profile.yaml", overrides)
+
+
+def _jump_of_learning_rate(run: RunFolder, checkpoint: Path | None, built: Built) -> str | None:
+    """What a schedule that ends elsewhere than before does to the learning rate; None: nothing."""
+    before, steps = run.run.get("max_steps"), step_of(checkpoint) if checkpoint else 0
+    now = learning_rate(built.loaded)
+    if before is None or not steps:
+        return None
+    then = replace(now, max_steps=before)
+    if now.at(steps) == then.at(steps):
+        return None
+    return (
+        f"the {now.shape} schedule now ends at step {now.max_steps}, no longer at {before}: the "
+        f"learning rate goes on at {now.at(steps):.3g} after {then.at(steps - 1):.3g}"
+    )
 
 
 def existing_run(text: str) -> RunFolder:
@@ -170,43 +187,26 @@ def find_trace(text: str) -> Path:
     )
 
 
-def choose_checkpoint(run: RunFolder, which: str) -> Path:
-    """The checkpoint ``best``, ``last``, or of a step.
+def save_evaluation(run: RunFolder, data: dict[str, Any]) -> Path:
+    """Keep an evaluation in the run folder; an earlier one is never overwritten.
 
     Raises:
-        InputError: it is not there or not whole; the good ones are named.
+        InputError: the folder of evaluations is a link, which leads elsewhere.
+        ResourceError: it cannot be written.
     """
-    folder = run.path / "checkpoints"
-    good = good_checkpoints(folder)
-    losses = {r["step"]: r["loss"] for r in run.metrics() if r["kind"] == "eval" and r.get("loss")}
-    chosen: Path | None = None
-    if which == "last":
-        chosen = good[-1] if good else None
-    elif which == "best":
-        chosen = best_checkpoint(good, losses)
-    elif which.isdecimal():
-        path = folder / checkpoint_name(int(which))
-        chosen = path if path in good else None
-    if chosen is None:
-        names = ", ".join(str(int(p.name[5:])) for p in good) or "none"
-        raise InputError(
-            f"there is no usable checkpoint '{which}'",
-            where=str(folder),
-            hint=f"usable steps: {names}",
-            error_id="INPUT-CHECKPOINT",
-        )
-    return chosen
-
-
-def save_evaluation(run: RunFolder, data: dict[str, Any]) -> Path:
-    """Keep an evaluation in the run folder; an earlier one is never overwritten."""
+    folder = run.path / "eval"
+    if folder.is_symlink():
+        raise InputError("a link; what is written here would be elsewhere", where=str(folder))
     stamp = utc_now().replace("-", "").replace(":", "")
-    path, number = run.path / "eval" / f"{stamp}.json", 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{stamp}-{number}.json")
-    write_json(path, {"schema": "amaqctl.eval/1", "time": utc_now(), **data})
-    return path
+    path, number = folder / f"{stamp}.json", 1
+    while True:
+        try:
+            document = {"schema": "amaqctl.eval/1", "time": utc_now(), **data}
+            write_json(path, document, replace=False)
+            return path
+        except AlreadyThere:
+            number += 1
+            path = path.with_name(f"{stamp}-{number}.json")
 
 
 def identity(built: Built) -> dict[str, Any]:

@@ -334,7 +334,9 @@ def test_mistakes(folder):
     assert failure("good", "bare")["message"] == "run.json lacks wire_bytes, data.fingerprint"
     torn = make_run(folder / "torn", activation=FIXED)
     (torn / "quantizer" / "options.json").write_text("{")
-    assert failure("good", "torn")["message"] == "the quantizers' options cannot be read"
+    unreadable = failure("good", "torn")
+    assert unreadable["message"].startswith("cannot be read: Invalid JSON")
+    assert unreadable["where"] == "runs/torn/quantizer/options.json"
 
 
 def test_no_torch_is_needed(nine):

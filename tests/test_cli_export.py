@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_is_one_line(trained, tmp_path):
     result = export(str(trained["float32"]), "--to", str(tmp_path / "file" / "a"), "--json")
     assert result.exit_code == 7
     error = json.loads(result.stdout)["error"]
-    assert error["message"] == "cannot be written: Not a directory"
+    assert error["message"] == "cannot be written: a file stands where a folder is needed"
     assert error["hint"].endswith("with --to")
 
 

@@ -333,7 +333,8 @@ def test_a_folder_whose_making_was_cut_short_is_free(tmp_path: Path) -> None:
         RunFolder.create("r", tmp_path, tmp_path / "run", "a: 1", {})
     (tmp_path / "run" / ".tmp-created").touch()
     folder = RunFolder.create("r", tmp_path, tmp_path / "run", "a: 1", {})
-    assert sorted(p.name for p in folder.path.iterdir()) == ["profile.yaml", "run.json"]
+    names = ["environment.json", "profile.yaml", "run.json"]
+    assert sorted(p.name for p in folder.path.iterdir()) == names
 
 
 def test_more_steps_are_remembered(whole: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,23 +89,9 @@ def open_source(text: str, checkpoint: str, over_time: bool) -> BitSource:
         snapshots=tuple(snapshots),
         cuts=profile.split.cuts,
         quantizers={role: choice.name for role, choice in roles.items()},
-        options=options | _resolved_options(run),
+        options=options | run.quantizer_options(),
         run=run,
     )
-
-
-def _resolved_options(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Options with their defaults, by role, as a finished run keeps them."""
-    path = run.path / "quantizer" / "options.json"
-    if not path.exists():
-        return {}
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        return {place.split(".")[1]: dict(entry["options"]) for place, entry in document.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(
-            "the quantizers' options cannot be read", where=str(path), error_id="INPUT-RUN"
-        ) from error
 
 
 def _trace_source(path: Path, checkpoint: str, over_time: bool) -> BitSource:

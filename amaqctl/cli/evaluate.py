@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amaqctl.cli.console import render
-from amaqctl.cli.console.session import Json, Quiet, Set, Traceback, command
-from amaqctl.errors import CheckError, ResourceError, UsageError
+from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
+from amaqctl.errors import CheckError, InputError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from amaqctl.engine.run_folder import RunFolder
 
 
 class BoundaryChoice(StrEnum):
@@ -57,13 +60,17 @@ def evaluate(
         from amaqctl import runs
 
         session.note("loading …")
-        built, run, step = runs.for_evaluation(run_or_profile, checkpoint, set_ or [], limit)
+        built, run, choice = runs.for_evaluation(run_or_profile, checkpoint, set_ or [], limit)
+        step = choice.step if choice else 0
+        for line in choice.warnings() if choice else ():
+            session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
         scores = {name: built.evaluator.evaluate(step, name) for name in wanted}  # type: ignore[arg-type]
         data: dict[str, Any] = {
             "run": str(run.path) if run else None,
             "profile": str(built.loaded.path),
             "step": step,
+            "passed_over": dict(choice.passed_over) if choice else {},
             "num_examples": len(built.evaluator.examples),
             "num_validation": len(built.task.validation),
             "metrics": scores,
@@ -71,15 +78,21 @@ def evaluate(
         for name, _, _ in bounds:
             _check_name(scores[wanted[0]], name)
         if run is not None:
-            try:
-                data["saved"] = str(runs.save_evaluation(run, data))
-            except ResourceError as error:  # what was measured is worth more than its copy
-                session.warn(f"not kept with the run: {error}")
+            _keep(session, run, data)
         text, bare = _text(data, wanted), f"{scores[wanted[0]]['loss']:.6f}"
         failed = _failed(scores[wanted[0]], bounds)
         if failed:
             session.failed_check(data, text, bare, CheckError("; ".join(failed)))
         session.result(data, text, bare)
+
+
+def _keep(session: Session, run: RunFolder, data: dict[str, Any]) -> None:
+    from amaqctl import runs
+
+    try:
+        data["saved"] = str(runs.save_evaluation(run, data))
+    except (InputError, ResourceError) as error:  # what was measured is worth more than its copy
+        session.warn(f"not kept with the run: {error}")
 
 
 def _bound(text: str, kind: str) -> tuple[str, str, float]:

@@ -39,12 +39,16 @@ def export(
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
         session.note("loading …")
         from amaqctl import exporting, runs
+        from amaqctl.engine.checkpoint_choice import choose_checkpoint
         from amaqctl.model.source import resolve_source
         from amaqctl.profile import load_profile
 
         exporting.refuse_target(to)
         folder = runs.existing_run(run)
-        chosen = runs.choose_checkpoint(folder, checkpoint)
+        choice = choose_checkpoint(folder, checkpoint)
+        for line in choice.warnings():
+            session.warn(line)
+        chosen = choice.path
         model = load_profile(folder.path / "profile.yaml").profile.model
         source = resolve_source(model.id, model.revision, model.local_files_only)
         title = f"{folder.path.resolve().name}, {chosen.name}"
@@ -63,7 +67,8 @@ def export(
             exporting.export_adapter(chosen / "adapter", to, source, _adapter_page(title, source))
         data: dict[str, Any] = {
             "run": str(folder.path),
-            "step": int(chosen.name[5:]),
+            "step": choice.step,
+            "passed_over": dict(choice.passed_over),
             "to": str(to),
             "kind": "merged" if merge else "adapter",
             "base": source.base_model_name,

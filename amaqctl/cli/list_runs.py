@@ -207,7 +207,7 @@ def _full_text(data: dict[str, Any]) -> str:
     rows = [
         ("run", data["run"]),
         ("status", status),
-        ("steps", f"{data['steps']} of {data['max_steps']}"),
+        ("steps", _steps_text(data)),
         ("model", f"{data['model']}, cuts {data['cuts']}, seed {data['seed']}"),
         ("data", _data_text(details.get("data") or {})),
         *((role, _choice_text(choice)) for role, choice in data["quantizers"].items()),
@@ -223,6 +223,12 @@ def _full_text(data: dict[str, Any]) -> str:
     if status.startswith(("lost", "interrupted", "failed")):
         rows.append(("next", f"amaqctl train --resume {data['run']}"))
     return render.facts(rows)
+
+
+def _steps_text(data: dict[str, Any]) -> str:
+    changes = data["details"].get("max_steps_changes") or []
+    before = "".join(f", {c['before']} until step {c['step']}" for c in changes)
+    return f"{data['steps']} of {data['max_steps']}{before}"
 
 
 def _scores(result: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +78,9 @@ def read_finished_run(folder: RunFolder, title: str) -> FinishedRun:
     assert isinstance(data, dict)
     settings = {f"data.{key}": value for key, value in data.items()}
     settings |= {"steps": numbers["steps"], **_settings(profile)}
+    changes = folder.run.get("max_steps_changes")
+    if changes and profile.optimizer.schedule != "constant":  # its learning rate jumped there
+        settings["max_steps_changes"] = changes
     return FinishedRun(
         folder.path, title, profile.train.seed, _quantizers(folder, profile), settings, numbers
     )
@@ -111,13 +113,6 @@ def _quantizers(folder: RunFolder, profile: Profile) -> dict[str, dict[str, Any]
     """Names and options by role; a finished run keeps its options with their defaults."""
     chosen = {role: getattr(profile.quantizers, role) for role in ROLES}
     found = {r: {"name": c.name, "options": dict(c.options)} for r, c in chosen.items()}
-    path = folder.path / "quantizer" / "options.json"
-    try:
-        document = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        for place, entry in document.items():
-            found[place.split(".")[1]]["options"] = dict(entry["options"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(
-            "the quantizers' options cannot be read", where=str(path), error_id="INPUT-RUN"
-        ) from error
+    for role, options in folder.quantizer_options().items():
+        found[role]["options"] = options
     return found

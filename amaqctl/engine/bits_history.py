@@ -9,35 +9,20 @@ in particular: axis ``tensor``).
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amaqctl.engine.run_folder import RunFolder
+from amaqctl.engine.widths_file import read_widths
 from amaqctl.errors import InputError
 
 FINAL = "final"
 
-_PLACE = re.compile(r"link(\d+)\.(activation|gradient)\.([a-z]+)")
-# What numpy and zipfile raise for damaged archives.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_PLACE = re.compile(r"link(\d{1,9})\.(activation|gradient)\.([a-z]{1,20})")
 
 
 @dataclass(frozen=True)
@@ -90,20 +75,16 @@ def read_snapshot(path: Path, step: int | None = None) -> Snapshot:
     """Read one file of widths.
 
     Raises:
-        InputError: it is missing, damaged, or holds something else than uint8 vectors.
+        InputError: it is missing, damaged, or holds something else than vectors of widths.
     """
-    sites: dict[tuple[int, str, str], NDArray[np.uint8]] = {}
     try:
-        # Opened here: numpy leaves a file open that turns out not to be an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                link, role, axis = _parts(name)
-                sites[link, role, axis] = _checked(name, arrays[name])
+        sites = {_parts(name): widths_C for name, widths_C in read_widths(path).items()}
     except FileNotFoundError:
         raise InputError("there is no such file", where=str(path), error_id="INPUT-BITS") from None
-    except _UNREADABLE as error:
+    except (InputError, ValueError) as error:
+        why = error.message if isinstance(error, InputError) else str(error)
         raise InputError(
-            f"bit-widths cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}",
+            f"bit-widths cannot be read: {why}",
             where=str(path),
             hint="choose another one with --checkpoint; the file is damaged or not amaqctl's",
             error_id="INPUT-BITS",
@@ -170,12 +151,6 @@ def _parts(name: str) -> tuple[int, str, str]:
     if found is None:
         raise ValueError(f"'{name[:60]}' is not a place of bit-widths")
     return int(found[1]), found[2], found[3]
-
-
-def _checked(name: str, widths_C: NDArray[Any]) -> NDArray[np.uint8]:
-    if widths_C.dtype != np.uint8 or widths_C.ndim != 1 or not widths_C.size:
-        raise ValueError(f"{name} is {widths_C.dtype} of shape {widths_C.shape}, not uint8 (C,)")
-    return widths_C
 
 
 def _chosen_step(run: RunFolder, which: str, saved: Mapping[int, Path]) -> int | None:

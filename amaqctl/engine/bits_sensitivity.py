@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from amaqctl.engine.bits_history import FINAL, SiteWidths, Snapshot
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError
+from amaqctl.storage import check_regular
 
 Floats = NDArray[np.float64]
 
@@ -95,6 +96,7 @@ def read_sensitivities(path: Path) -> dict[tuple[int, str], Sensitivity]:
 
     found = {}
     try:
+        check_regular(path)
         # Only what is asked for: the same file may hold the memory of every sample.
         with safe_open(path, framework="numpy") as tensors:
             names = set(tensors.keys())
@@ -102,9 +104,9 @@ def read_sensitivities(path: Path) -> dict[tuple[int, str], Sensitivity]:
                 energies = [tensors.get_tensor(f"{place}.{key}") for key in _ENERGIES]
                 link, role, _ = place.split(".")
                 found[int(link.removeprefix("link")), role] = _sensitivity(*energies)
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except (InputError, OSError, SafetensorError, ValueError, TypeError) as error:
         raise InputError(
-            f"the quantizers' state cannot be read: {str(error).splitlines()[0]}",
+            f"the quantizers' state cannot be read: {(str(error) or repr(error)).splitlines()[0]}",
             where=str(path),
             hint="--why needs the state of a checkpoint that was kept, or of a finished run",
             error_id="INPUT-QUANTIZER-STATE",

@@ -164,13 +164,12 @@ def step_of(checkpoint: Path) -> int:
 
 
 def identity_of(checkpoint: Path) -> dict[str, Any]:
-    """Which run a good checkpoint was made by; empty when it does not say.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Which run a good checkpoint was made by; empty when it does not say."""
     path = checkpoint / "trainer.json"
-    return read_document(path, CheckpointIdentity, _MAX_TRAINER_BYTES).identity or {}
+    try:
+        return dict(read_document(path, CheckpointIdentity, _MAX_TRAINER_BYTES).identity or {})
+    except InputError:
+        return {}
 
 
 def best_checkpoint(checkpoints: Sequence[Path], losses: Mapping[int, float]) -> Path | None:

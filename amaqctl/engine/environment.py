@@ -12,7 +12,9 @@ import torch
 
 from amaqctl import registry
 from amaqctl.engine.identity import differences
-from amaqctl.storage import write_json
+from amaqctl.engine.run_documents import EnvironmentDocument
+from amaqctl.errors import InputError
+from amaqctl.storage import read_json
 
 
 def environment() -> dict[str, Any]:
@@ -35,14 +37,13 @@ def environment_differences(path: Path) -> list[str]:
     """What is another program or machine than at the start, one entry a difference.
 
     Args:
-        path: `environment.json` of the run. Where a process was killed before it wrote the file,
-            it is written now, and nothing differs.
+        path: `environment.json` of the run.
     """
     now = environment()
-    if not path.exists():
-        write_json(path, now)
-        return []
     try:
-        return differences(json.loads(path.read_text("utf-8")), json.loads(json.dumps(now)))
-    except (OSError, ValueError, AttributeError):
-        return ["environment.json cannot be read"]
+        then = read_json(path, EnvironmentDocument)
+    except FileNotFoundError:
+        return ["environment.json is missing"]
+    except InputError as error:
+        return [f"environment.json {error.message}"]
+    return differences(then, json.loads(json.dumps(now)))

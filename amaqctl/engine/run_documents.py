@@ -44,7 +44,16 @@ class RunDocument(_Document):
     identity: dict[str, JsonValue] | None = None
     model: dict[str, JsonValue] | None = None
     data: dict[str, JsonValue] | None = None
+    max_steps_changes: list[StepsChange] | None = None
     result: RunResult | None = None
+
+
+class StepsChange(_Document):
+    """A start after which the run was to have another number of steps than before."""
+
+    step: Count
+    before: Count
+    now: Count
 
 
 class RunResult(_Document):

@@ -8,7 +8,6 @@ Nothing is written through a link inside the folder, which would be written else
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -18,21 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from amaqctl.engine.metrics import read_metrics
-from amaqctl.engine.run_links import first_link
+from amaqctl.engine.run_place import cut_torn_line, fill_new_folder, first_link, locked
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.storage import (
-    AlreadyThere,
     explained,
     open_to_append,
     read_json,
     sweep,
     sync,
     write_json,
-    write_text,
 )
 
 RUN_SCHEMA = "amaqctl.run/1"
-_UNFINISHED = ".tmp-created"
 _FOLDERS_OF_TRAINING = (".", "checkpoints", "bits", "quantizer")
 _NAMES_OF_OLD_LEFTOVERS = (".tmp-*", ".adapter-*")  # version 0.1.0
 
@@ -59,7 +55,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, name: str, root: Path, out: Path | None, profile_yaml: str, facts: dict[str, Any]
+        cls,
+        name: str,
+        root: Path,
+        out: Path | None,
+        profile_yaml: str,
+        facts: dict[str, Any],
+        environment: dict[str, Any] | None = None,
     ) -> RunFolder:
         """Make a new run folder; of several processes that make one folder, one succeeds.
 
@@ -68,6 +70,7 @@ class RunFolder:
             root: folder in which it is made, unless ``out`` names the folder itself.
             profile_yaml: the resolved profile.
             facts: what else goes into ``run.json``.
+            environment: what goes into ``environment.json``.
 
         Raises:
             InputError: ``out`` exists and is not empty.
@@ -76,25 +79,9 @@ class RunFolder:
         run_id = secrets.token_hex(2)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         path = out or root / f"{name}-{stamp}-{run_id}"
-        if path.exists() and not _is_free(path):
-            raise _occupied(path)
         run = {"schema": RUN_SCHEMA, "id": run_id, "name": name, "status": "created"}
-        with explained(path):
-            path.mkdir(parents=True, exist_ok=True)
-            lock = _locked(path)
-            try:
-                if lock is False or not _is_free(path):
-                    raise _occupied(path)
-                (path / _UNFINISHED).touch()  # who dies before run.json leaves a free folder
-                write_text(path / "profile.yaml", profile_yaml)
-                document = {**run, "started": utc_now(), **facts}
-                write_json(path / "run.json", document, replace=False)
-                (path / _UNFINISHED).unlink(missing_ok=True)
-            except AlreadyThere:
-                raise _occupied(path) from None
-            finally:
-                if lock:
-                    os.close(lock)
+        run |= {"started": utc_now(), **facts}
+        fill_new_folder(path, profile_yaml, environment or {}, run)
         return cls(path)
 
     def lock(self) -> None:
@@ -107,7 +94,7 @@ class RunFolder:
         """
         if self._lock is not None:
             return
-        lock = _locked(self.path)
+        lock = locked(self.path)
         if lock is False:
             raise ResumeError(
                 f"process {_read_run(self.path).get('pid', 'of another command')} is writing here",
@@ -145,7 +132,7 @@ class RunFolder:
                 sweep(folder, _NAMES_OF_OLD_LEFTOVERS)
             for name in ("metrics.jsonl", "log.txt"):
                 if (self.path / name).exists():
-                    _cut_torn_line(self.path / name)
+                    cut_torn_line(self.path / name)
 
     def sync_metrics(self) -> None:
         """Flush the metrics to disk, so that no checkpoint knows more than they do."""
@@ -156,6 +143,14 @@ class RunFolder:
         """Rewrite ``run.json`` with changed facts."""
         self.run.update(facts)
         write_json(self.path / "run.json", self.run)
+
+    def note_max_steps(self, step: int, max_steps: int) -> None:
+        """Set how many steps the run is to have from ``step`` on; `update` writes it down."""
+        before = self.run.get("max_steps")
+        if before not in (None, max_steps):
+            change = {"step": step, "before": before, "now": max_steps}
+            self.run["max_steps_changes"] = [*(self.run.get("max_steps_changes") or []), change]
+        self.run["max_steps"] = max_steps
 
     def record(self, kind: str, step: int, **values: Any) -> dict[str, Any]:
         """Append one object to ``metrics.jsonl``; what is not finite becomes null."""
@@ -175,6 +170,20 @@ class RunFolder:
             InputError: they cannot be read; the line is named.
         """
         return read_metrics(self.path / "metrics.jsonl")
+
+    def quantizer_options(self) -> dict[str, dict[str, Any]]:
+        """Options with their defaults by role, as a finished run keeps them; empty before.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        from amaqctl.engine.run_documents import OptionsDocument
+
+        try:
+            kept = read_json(self.path / "quantizer" / "options.json", OptionsDocument)
+        except FileNotFoundError:
+            return {}
+        return {place.split(".")[1]: dict(entry["options"]) for place, entry in kept.items()}
 
     def _append(self, name: str, text: str) -> None:
         path = self.path / name
@@ -240,53 +249,6 @@ def _read_run(path: Path) -> dict[str, Any]:
             error_id="INPUT-RUN",
         ) from error
     return run
-
-
-def _locked(path: Path) -> int | bool | None:
-    """The handle that holds the lock of a folder; False: another has it; None: there are none."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return False
-    except OSError:  # some network file systems know no locks
-        os.close(handle)
-        return None
-    return handle
-
-
-def _is_free(path: Path) -> bool:
-    """Empty, or left by a process that died while it made a run folder of it."""
-    if not path.is_dir():
-        return False
-    names = {entry.name for entry in path.iterdir()}
-    return not names or (_UNFINISHED in names and "run.json" not in names)
-
-
-def _occupied(path: Path) -> InputError:
-    return InputError(
-        "exists already; a run is never overwritten",
-        where=str(path),
-        hint="choose another --out, or leave it away",
-        error_id="INPUT-RUN-EXISTS",
-    )
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end; a killed process wrote only a part of it."""
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        kept = end
-        while kept:
-            start = max(0, kept - 2**16)
-            file.seek(start)
-            found = file.read(kept - start).rfind(b"\n")
-            kept = start + found + 1
-            if found >= 0:
-                break
-        if kept < end:
-            file.truncate(kept)
 
 
 def _finite(value: Any) -> Any:

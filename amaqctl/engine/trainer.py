@@ -182,7 +182,8 @@ class Trainer:
             if checkpoint and first_step not in saved:  # killed between the save and its record
                 self._record_save(first_step)
         last_step = self._settings.max_steps
-        self._run.update(status="running", pid=os.getpid(), starts=starts + 1, max_steps=last_step)
+        self._run.note_max_steps(first_step, last_step)
+        self._run.update(status="running", pid=os.getpid(), starts=starts + 1)
         self._run.log(f"training from step {first_step} to {last_step}")
         return first_step
 

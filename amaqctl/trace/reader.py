@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from amaqctl.errors import InputError, WireError
 from amaqctl.quantizer import Role
+from amaqctl.storage import open_regular
 from amaqctl.trace.layout import (
     END_COUNT,
     MAGIC,
@@ -30,6 +31,10 @@ from amaqctl.trace.layout import (
 from amaqctl.wire import Limits, Message
 
 _TORN = "record it again: a trace is whole or it is not used"
+# Values that take no bits could be claimed by the million in a few bytes, and each takes memory
+# once it is decoded: a sixteenth of a byte a value must be there, in a file that is not small.
+_VALUES_A_BYTE = 16
+_LEAST_MAX_VALUES = 2**22
 
 
 class Trace:
@@ -45,7 +50,7 @@ class Trace:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_regular(path, None) as file:
                 self.num_bytes = os.fstat(file.fileno()).st_size
                 self.header = self._read_header(file)
                 self._first_record = file.tell()
@@ -68,7 +73,7 @@ class Trace:
             InputError: a record is damaged or missing; it is named by its number, from 0.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path, None) as file:
                 file.seek(self._first_record)
                 yield from self._messages(file)
         except OSError as error:
@@ -78,13 +83,17 @@ class Trace:
 
     def _messages(self, file: BinaryIO) -> Iterator[Message]:
         number = 0
+        limits = Limits(
+            max_bytes=self.num_bytes,
+            max_values=max(_LEAST_MAX_VALUES, _VALUES_A_BYTE * self.num_bytes),
+        )
         while True:
             (length,) = RECORD_LENGTH.unpack(self._take(file, RECORD_LENGTH.size, number))
             if length == 0:
                 break
             data = self._take(file, length, number)
             try:
-                message = Message.from_bytes(data, Limits(max_bytes=self.num_bytes))
+                message = Message.from_bytes(data, limits)
             except WireError as error:
                 raise self._damaged(f"record {number}: {error.message}") from error
             self._check_site(message, number)

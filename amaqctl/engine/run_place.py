@@ -1,0 +1,107 @@
+"""The folder of a run as a place on a disk: taken by one process, mended, free of links."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from amaqctl.errors import InputError
+from amaqctl.storage import AlreadyThere, explained, write_json, write_text
+
+_UNFINISHED = ".tmp-created"
+_WRITTEN = ("run.json", "environment.json", "adapter", "bits", "checkpoints", "quantizer")
+_GROWING = ("metrics.jsonl", "log.txt")
+
+
+def fill_new_folder(
+    path: Path, profile_yaml: str, environment: dict[str, Any], run: dict[str, Any]
+) -> None:
+    """Make a run folder at ``path``, ``run.json`` last; of several processes one succeeds.
+
+    Raises:
+        InputError: it exists and is not empty, or another process makes it.
+        ResourceError: it cannot be written.
+    """
+    if os.path.lexists(path) and not _is_free(path):
+        raise _occupied(path)
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = locked(path)
+        try:
+            if lock is False or not _is_free(path):
+                raise _occupied(path)
+            (path / _UNFINISHED).touch()  # who dies before run.json is there leaves a free folder
+            write_text(path / "profile.yaml", profile_yaml)
+            write_json(path / "environment.json", environment)
+            write_json(path / "run.json", run, replace=False)
+            (path / _UNFINISHED).unlink(missing_ok=True)
+        except AlreadyThere:
+            raise _occupied(path) from None
+        finally:
+            if lock:
+                os.close(lock)
+
+
+def locked(path: Path) -> int | bool | None:
+    """The handle that holds the lock of a folder; False: another has it; None: there are none."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:  # some network file systems know no locks
+        os.close(handle)
+        return None
+    return handle
+
+
+def first_link(run: Path) -> Path | None:
+    """The first symbolic link that training would come by; the folder itself may be one.
+
+    Through a link it would write, cut off or delete elsewhere. A second name of a file that
+    grows counts too: its other name would grow as well.
+    """
+    for name in (*_WRITTEN, *_GROWING):
+        for path in (run / name, *sorted((run / name).rglob("*"))):
+            if path.is_symlink():
+                return path
+    for path in (run / name for name in _GROWING):
+        if path.exists() and (not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_nlink > 1):
+            return path
+    return None
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off what follows the last line end; a killed process wrote only a part of it."""
+    with path.open("rb+") as file:
+        kept = end = file.seek(0, os.SEEK_END)
+        while kept:
+            start = max(0, kept - 2**16)
+            file.seek(start)
+            found = file.read(kept - start).rfind(b"\n")
+            kept = start + found + 1
+            if found >= 0:
+                break
+        if kept < end:
+            file.truncate(kept)
+
+
+def _is_free(path: Path) -> bool:
+    """Empty, or left by a process that died while it made a run folder of it."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or (_UNFINISHED in names and "run.json" not in names)
+
+
+def _occupied(path: Path) -> InputError:
+    return InputError(
+        "exists already; a run is never overwritten",
+        where=str(path),
+        hint="choose another --out, or leave it away",
+        error_id="INPUT-RUN-EXISTS",
+    )
