@@ -19,22 +19,29 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from amaqctl.errors import CheckError, InputError, ResourceError
 from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE
+from amaqctl.model.configuration import load_config, num_layers
+from amaqctl.model.cut import StageRange
+from amaqctl.model.folder import read_object
+from amaqctl.model.loading import load_stage
 from amaqctl.model.quiet import no_progress_bar
-from amaqctl.model.source import ModelSource, load_config, load_tokenizer, reading
+from amaqctl.model.reading import first_line
+from amaqctl.model.source import ModelSource
+from amaqctl.model.tokenizer import load_tokenizer
+from amaqctl.model.weight_files import find_file
 from amaqctl.quantizer import DTYPES
-from amaqctl.storage import AlreadyThere, write_folder
+from amaqctl.storage import AlreadyThere, explained, write_folder
 
 # Largest difference of a logit that passes, as a share of the largest logit. Float32 leaves only
 # the order of additions, (W + s B A) x against W x + s B (A x). In a 16-bit type every merged
 # weight is rounded by up to 2^-9 (bfloat16) or 2^-12 (float16) of itself, block after block.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 _PROBE_SHAPE = (2, 32)
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def export_adapter(adapter: Path, folder: Path, source: ModelSource, readme: str
     def write(unfinished: Path) -> None:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(adapter / name, unfinished / name)
-        tokenizer.save_pretrained(unfinished)
+        _save_tokenizer(tokenizer, unfinished, source)
         (unfinished / "README.md").write_text(readme, encoding="utf-8")
 
     _whole_or_nothing(folder, write)
@@ -109,7 +116,7 @@ def export_merged(
 
     Args:
         adapter: stock PEFT folder.
-        dtype: of the base weights, as in ``model.dtype``.
+        dtype: of the base weights in training, as in ``model.dtype``.
         readme: text of ``README.md``, given what the check found.
 
     Raises:
@@ -124,7 +131,8 @@ def export_merged(
 
         def write(unfinished: Path) -> None:
             model.to(DTYPES[dtype]).save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
+            _copy_generation_config(source, unfinished)
+            _save_tokenizer(tokenizer, unfinished, source)
             saved_BTV = _logits_of_saved(unfinished, model, dtype)
             checks.append(_checked(logits, saved_BTV, dtype))
             (unfinished / "README.md").write_text(readme(checks[0]), encoding="utf-8")
@@ -144,16 +152,9 @@ class _Logits:
 
 def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[_Logits, Any]:
     """The logits and the merged model, in float32."""
-    load_config(source)
-    with reading(source, "weights"):
-        base = AutoModelForCausalLM.from_pretrained(
-            source.folder_or_hub_id,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            **source.hub_arguments,
-        )
-    base = base.eval().float()  # after rounding to the type that was trained on
+    blocks = num_layers(load_config(source))
+    base: Any = load_stage(source, StageRange(0, blocks, blocks), DTYPES[dtype]).model
+    base = base.float()  # after rounding to the type that was trained on
     base_BTV = _probe(base)
     adapted = _adapted(base, adapter)
     adapted_BTV = _probe(adapted)
@@ -167,11 +168,11 @@ def _adapted(base: Any, adapter: Path) -> Any:
             # peft asks the model for a name that transformers has deprecated.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return PeftModel.from_pretrained(base, str(adapter)).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        lines = str(error).strip().splitlines()
+    except Exception as error:  # as many types as peft has parts
         raise InputError(
-            f"the adapter cannot be put on its base: {lines[0] if lines else error!r}",
+            f"the adapter cannot be put on its base: {first_line(error)}",
             where=str(adapter),
+            hint="export another checkpoint with --checkpoint",
             error_id="INPUT-ADAPTER",
         ) from error
 
@@ -224,6 +225,29 @@ def _checked(logits: _Logits, saved_BTV: Tensor, dtype: str) -> MergeCheck:
                 error_id="CHECK-MERGE",
             )
     return check
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path, source: ModelSource) -> None:
+    try:
+        with explained(folder):
+            tokenizer.save_pretrained(folder)
+    except ResourceError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the model's tokenizer cannot be saved: {first_line(error)}",
+            where=source.model_id,
+            hint="take the tokenizer that belongs to the weights",
+            error_id="INPUT-TOKENIZER",
+        ) from error
+
+
+def _copy_generation_config(source: ModelSource, folder: Path) -> None:
+    """The base's own, byte for byte: nothing of it was trained."""
+    path = find_file(source, GENERATION_CONFIG)
+    if path is not None:
+        read_object(path)
+        shutil.copyfile(path, folder / GENERATION_CONFIG)
 
 
 def _whole_or_nothing(folder: Path, write: Callable[[Path], None]) -> None:

@@ -182,7 +182,7 @@ def _message_sizes(built: Built, sites: Sequence[Site], steps: range) -> Iterato
 
 def _batch(built: Built, step: int) -> Batch:
     train = built.loaded.profile.train
-    pad = built.tokenizer.pad_token_id
+    pad = built.pad_token_id
     return batch_at(built.task.train, step, train.batch_size, train.seed, pad)
 
 

@@ -30,7 +30,9 @@ from amaqctl.build import Built, build, resolve_parts
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import token_loss
 from amaqctl.engine.trainer import peak_memory_mib
-from amaqctl.model.source import load_tokenizer, resolve_source
+from amaqctl.model.configuration import load_config
+from amaqctl.model.source import resolve_source
+from amaqctl.model.tokenizer import load_tokenizer, pad_token_id
 from amaqctl.profile import LoadedProfile, load_profile
 from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.batch import Batch, batch_at
@@ -75,12 +77,13 @@ def split_step(built: Built) -> Callable[[Batch, int], None]:
 def batches(loaded: LoadedProfile, num_steps: int) -> list[Batch]:
     """The run's own batches, made without loading a model."""
     train = loaded.profile.train
-    tokenizer = load_tokenizer(resolve_source(loaded.profile.model.id))
+    source = resolve_source(loaded.profile.model.id)
+    tokenizer = load_tokenizer(source)
+    pad = pad_token_id(tokenizer, load_config(source).vocab_size)
     part = resolve_parts(loaded).task
     task = part.cls(part.config, tokenizer, max_length=train.max_length, seed=train.seed)
     return [
-        batch_at(task.train, step, train.batch_size, train.seed, tokenizer.pad_token_id)
-        for step in range(num_steps)
+        batch_at(task.train, step, train.batch_size, train.seed, pad) for step in range(num_steps)
     ]
 
 

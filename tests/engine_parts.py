@@ -12,11 +12,13 @@ from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
+from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import Cuts, stage_ranges
+from amaqctl.model.loading import load_stage
 from amaqctl.model.lora import attach_lora, lora_parameters
 from amaqctl.model.lora_settings import LoraSettings
-from amaqctl.model.source import ModelSource, load_config, num_layers
-from amaqctl.model.stage_model import enable_gradient_checkpointing, load_stage
+from amaqctl.model.source import ModelSource
+from amaqctl.model.stage_model import enable_gradient_checkpointing
 from amaqctl.quantizer import Role, Site
 from amaqctl.tasks.task import IGNORE_INDEX, Example, Split, Task
 from amaqctl.transports.loopback import LoopbackTransport

@@ -351,7 +351,7 @@ def test_padding_travels_as_zeros(llama: ModelSource) -> None:
     seen: list[Message] = []
     engine.listeners.append(seen.append)
     engine.train_step(collate(task.train[:4], 0, 16), 0)
-    Evaluator(engine, task, IdTokenizer(0, 9), batch_size=3, max_examples=None).generate(
+    Evaluator(engine, task, IdTokenizer(0, 9), 0, batch_size=3, max_examples=None).generate(
         task.validation[:3], 1
     )
     decoder = engine.stages[0].outgoing
@@ -407,7 +407,7 @@ def test_boundaries_nest(llama: ModelSource) -> None:
 def test_traffic_is_what_the_transport_carried(llama: ModelSource) -> None:
     transport, task = CountingTransport(), random_task()
     engine = quantized_engine(llama, transport, micro_batches=2)
-    evaluator = Evaluator(engine, task, IdTokenizer(0, 9), batch_size=2, max_examples=3)
+    evaluator = Evaluator(engine, task, IdTokenizer(0, 9), 0, batch_size=2, max_examples=3)
     steps = Traffic()
     trained, evaluated = 0, 0
     for step in range(3):

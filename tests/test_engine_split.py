@@ -175,7 +175,7 @@ def train_split(source: ModelSource, run: Run, end_id: int) -> tuple[Result, Eng
         checkpointed=run.checkpointed,
     )
     evaluator = Evaluator(
-        engine, TASK, IdTokenizer(PAD, end_id), batch_size=BATCH_SIZE, max_examples=None
+        engine, TASK, IdTokenizer(PAD, end_id), PAD, batch_size=BATCH_SIZE, max_examples=None
     )
     losses = []
     for step, batch in enumerate(batches()):

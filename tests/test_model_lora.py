@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM
 from amaqctl.errors import InputError
 from amaqctl.model.adapter import load_adapter, save_adapter
 from amaqctl.model.cut import Cuts, stage_ranges
+from amaqctl.model.loading import load_stage
 from amaqctl.model.lora import attach_lora, lora_parameters
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.source import ModelSource
-from amaqctl.model.stage_model import StageModel, load_stage
+from amaqctl.model.stage_model import StageModel
 
 # stock peft still asks transformers by a deprecated name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, BloomConfig, GPT2Config
 from amaqctl.errors import InputError, ResourceError
 from amaqctl.model import packaged
 from amaqctl.model.cache_folder import cache_root, materialise
+from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange, stage_ranges
 from amaqctl.model.families import check_family
-from amaqctl.model.source import load_config, load_tokenizer, num_layers, resolve_source
-from amaqctl.model.stage_model import load_stage
+from amaqctl.model.loading import load_stage
+from amaqctl.model.source import resolve_source
+from amaqctl.model.tokenizer import load_tokenizer, pad_token_id
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,9 @@ def test_a_tokenizer_without_a_pad_token_pads_with_end_of_sequence(tmp_path: Pat
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["llama"].to_dict()))
-    assert load_tokenizer(resolve_source(str(tmp_path))).pad_token == "<|eos|>"
+    loaded = load_tokenizer(resolve_source(str(tmp_path)))
+    assert loaded.pad_token is None  # as it was
+    assert pad_token_id(loaded, 258) == loaded.eos_token_id == 256
 
 
 def _without_weights(folder: Path) -> None:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from amaqctl.model.cut import Cuts, stage_ranges
 from amaqctl.model.families import SUPPORTED
+from amaqctl.model.loading import load_stage
 from amaqctl.model.lora import attach_lora, initialise_lora, lora_parameters
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.quiet import no_progress_bar
@@ -28,7 +29,6 @@ from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import (
     StageModel,
     enable_gradient_checkpointing,
-    load_stage,
     position_ids,
 )
 

@@ -13,9 +13,10 @@ from transformers import Cache
 
 from amaqctl.errors import InputError
 from amaqctl.model.cut import StageRange, stage_ranges
+from amaqctl.model.loading import load_stage
 from amaqctl.model.slots import NoEmbedding, NoModule, Sink, Skip, Source, layer_list
 from amaqctl.model.source import ModelSource
-from amaqctl.model.stage_model import StageModel, load_stage
+from amaqctl.model.stage_model import StageModel
 
 EMBEDDING = VOCABULARY * 32
 

@@ -20,17 +20,15 @@ from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.trainer import Reporter, Trainer, TrainSettings
 from amaqctl.errors import InputError
+from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange, stage_ranges
+from amaqctl.model.folder import folder_warnings
+from amaqctl.model.loading import load_stage
 from amaqctl.model.lora import attach_lora
 from amaqctl.model.lora_settings import LoraSettings
-from amaqctl.model.source import (
-    ModelSource,
-    load_config,
-    load_tokenizer,
-    num_layers,
-    resolve_source,
-)
-from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing, load_stage
+from amaqctl.model.source import ModelSource, resolve_source
+from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing
+from amaqctl.model.tokenizer import check_tokens, load_tokenizer, pad_token_id
 from amaqctl.profile import LoadedProfile, profile_error
 from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.task import Task
@@ -40,11 +38,18 @@ __all__ = ["Built", "Part", "Parts", "build", "resolve_parts"]
 
 @dataclass(frozen=True)
 class Built:
-    """Everything a command needs to run a profile."""
+    """Everything a command needs to run a profile.
+
+    Args:
+        pad_token_id: fills up rows; masked everywhere.
+        warnings: what the user should know and what stands in no one's way, one sentence each.
+    """
 
     loaded: LoadedProfile
     source: ModelSource
     tokenizer: Any
+    pad_token_id: int
+    warnings: tuple[str, ...]
     task: Task
     engine: Engine
     evaluator: Evaluator
@@ -69,7 +74,7 @@ class Built:
             self.contents,
             run,
             settings,
-            self.tokenizer.pad_token_id,
+            self.pad_token_id,
             reporter,
         )
 
@@ -112,6 +117,8 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
         seed=profile.train.seed,
     )
     _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
+    check_tokens(tokenizer, task.used_tokens(), config.vocab_size, source.model_id)
+    pad = pad_token_id(tokenizer, config.vocab_size)
     _set_determinism(profile.train.deterministic)
     settings = _lora_settings(loaded)
     models = [_load_model(loaded, source, settings, r) for r in ranges]
@@ -120,11 +127,13 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
         engine,
         task,
         tokenizer,
+        pad,
         batch_size=profile.train.batch_size,
         max_examples=max_eval_examples or profile.eval.max_examples,
     )
     contents = CheckpointContents(engine.stages, source, settings)
-    return Built(loaded, source, tokenizer, task, engine, evaluator, contents)
+    warnings = tuple(folder_warnings(source))
+    return Built(loaded, source, tokenizer, pad, warnings, task, engine, evaluator, contents)
 
 
 def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:

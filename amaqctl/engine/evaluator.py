@@ -24,7 +24,8 @@ class Evaluator:
     Args:
         engine: the stages.
         task: examples and how they are scored.
-        tokenizer: decodes generated tokens; has pad and end-of-text ids.
+        tokenizer: decodes generated tokens, and knows the end-of-text token, if there is one.
+        pad_token_id: fills up rows.
         batch_size: rows at a time.
         max_examples: look at the first so many only; None for all.
     """
@@ -34,6 +35,7 @@ class Evaluator:
         engine: Engine,
         task: Task,
         tokenizer: object,
+        pad_token_id: int,
         *,
         batch_size: int,
         max_examples: int | None,
@@ -41,6 +43,7 @@ class Evaluator:
         self._engine = engine
         self._task = task
         self._tokenizer = tokenizer
+        self._pad_id = pad_token_id
         self._batch_size = batch_size
         self.examples: Sequence[Example] = task.validation[:max_examples]
 
@@ -125,7 +128,8 @@ class Evaluator:
             position += tokens_BT.shape[1]
             next_B = logits_BTV[:, -1].argmax(-1).cpu()
             next_B = torch.where(is_done, torch.tensor(self._pad_id), next_B)
-            is_done |= next_B == self._end_id
+            if self._end_id is not None:
+                is_done |= next_B == self._end_id
             generated.append(next_B)
             if bool(is_done.all()):
                 break
@@ -140,9 +144,6 @@ class Evaluator:
             yield examples[start : start + self._batch_size]
 
     @property
-    def _pad_id(self) -> int:
-        return int(self._tokenizer.pad_token_id)  # type: ignore[attr-defined]
-
-    @property
-    def _end_id(self) -> int:
-        return int(self._tokenizer.eos_token_id)  # type: ignore[attr-defined]
+    def _end_id(self) -> int | None:
+        """Where a continuation stops; without one it is as long as the task allows."""
+        return self._tokenizer.eos_token_id  # type: ignore[attr-defined,no-any-return]

@@ -82,7 +82,7 @@ def rehearse(built: Built) -> Rehearsal:
 def batch_of(built: Built, step: int) -> Batch:
     """The batch that the run trains on at ``step``."""
     train = built.loaded.profile.train
-    pad = built.tokenizer.pad_token_id
+    pad = built.pad_token_id
     return batch_at(built.task.train, step, train.batch_size, train.seed, pad)
 
 

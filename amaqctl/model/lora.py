@@ -36,11 +36,8 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
     assert stage.lora is None
     targets = _resolve_targets(stage.linear_names, settings)
     names = tuple(name for name in stage.linear_names if _matches(name, targets))
-    own = {
-        name: module
-        for name, module in stage.model.named_modules()
-        if name in names and isinstance(module, (nn.Linear, Conv1D))
-    }
+    own = {name: module for name, module in stage.model.named_modules() if name in names}
+    _refuse_wrapped(own)
     transposed = any(isinstance(module, Conv1D) for module in own.values())
     stage.lora = AttachedLora(settings, names, targets, transposed)
     if not own:
@@ -93,6 +90,18 @@ def peft_config(lora: AttachedLora) -> LoraConfig:
         target_modules=list(lora.target_modules),
         fan_in_fan_out=lora.fan_in_fan_out,
     )
+
+
+def _refuse_wrapped(targets: Mapping[str, nn.Module]) -> None:
+    """A target layer that is not here is another stage's; one that is no plain layer is a fault."""
+    for name, module in targets.items():
+        if not isinstance(module, nn.Linear | Conv1D) or hasattr(module, "base_layer"):
+            raise InputError(
+                f"the target layer {name} is wrapped already, by {type(module).__name__}",
+                where="lora.target_modules",
+                hint="give a model without an adapter",
+                error_id="INPUT-LORA-WRAPPED",
+            )
 
 
 def _whole(alpha: float) -> float | int:

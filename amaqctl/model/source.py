@@ -1,24 +1,21 @@
-"""Where a model comes from: a built-in name, a local folder or a hub id, and what it says.
+"""Where a model comes from: a built-in name, a local folder or a hub id.
 
-The configuration is checked (readable, supported family) before anything heavy is loaded. Code
-from a model folder is never run.
+What can be told from the name alone is told at once: a mistyped path is not looked for on the
+network.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from huggingface_hub import try_to_load_from_cache
 
 from amaqctl.errors import InputError
 from amaqctl.model import packaged, tiny
-from amaqctl.model.families import check_family
 
 TINY = "tiny"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -66,80 +63,43 @@ def resolve_source(
     folder_path = Path(model_id).expanduser()
     if model_id and folder_path.is_dir():
         return ModelSource(model_id, str(folder_path), revision, True, model_id)
-    if not _HUB_ID.fullmatch(model_id) or model_id.startswith("."):
-        raise InputError(
-            "no such model folder",
-            where=model_id,
-            hint=f"give a folder, a hub id such as org/name, {packaged.MODEL_ID} or {TINY}",
-            error_id="INPUT-MODEL",
-        )
+    _refuse_mistyped(model_id, folder_path)
     return ModelSource(model_id, model_id, revision, local_files_only, model_id)
 
 
-def load_config(source: ModelSource) -> PreTrainedConfig:
-    """The model's configuration.
-
-    Raises:
-        InputError: it cannot be read, or the family is not supported.
-    """
-    with reading(source, "configuration"):
-        settings, _ = PreTrainedConfig.get_config_dict(
-            source.folder_or_hub_id, **source.hub_arguments
-        )
-        if not isinstance(settings, dict) or "model_type" not in settings:
-            raise ValueError("there is no config.json that names a model_type")
-    check_family(settings, source.model_id)
-    with reading(source, "configuration"):
-        return AutoConfig.from_pretrained(
-            source.folder_or_hub_id, trust_remote_code=False, **source.hub_arguments
-        )
+def _refuse_mistyped(model_id: str, path: Path) -> None:
+    """Raise unless ``model_id`` can be a hub id: ``org/name`` where there is no folder ``org``."""
+    if model_id and path.exists():
+        raise _no_model(model_id, "is a file; a model is a folder", path)
+    if not _HUB_ID.fullmatch(model_id) or model_id.startswith("."):
+        raise _no_model(model_id, "no such model folder", path)
+    if path.parent != Path(".") and path.parent.is_dir():
+        raise _no_model(model_id, f"no such model folder in {path.parent}", path)
+    if path.parent == Path(".") and not _is_cached(model_id):
+        raise _no_model(model_id, "no such model folder, and no hub id of the form org/name", path)
 
 
-def load_tokenizer(source: ModelSource) -> Any:
-    """The model's tokenizer; without a pad token of its own it pads with end-of-sequence.
-
-    Padding is always masked, so which token pads has no effect on any result.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    with reading(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder_or_hub_id, trust_remote_code=False, **source.hub_arguments
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def num_layers(config: PreTrainedConfig) -> int:
-    """Number of transformer blocks."""
-    return int(config.num_hidden_layers)
-
-
-@contextmanager
-def reading(source: ModelSource, part: str) -> Iterator[None]:
-    """Turn whatever transformers raises while it reads ``part`` into one line with a way out."""
+def _is_cached(model_id: str) -> bool:
+    """Hub ids of one word are of old; those fetched before are still good."""
     try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        lines = str(error).strip().splitlines()
-        raise InputError(
-            f"the model's {part} cannot be read: {lines[0] if lines else type(error).__name__}",
-            where=source.model_id,
-            hint=_way_out(source),
-            error_id="INPUT-MODEL",
-        ) from error
+        return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
+    except ValueError:  # no hub id at all, says the hub's client
+        return False
 
 
-def _way_out(source: ModelSource) -> str:
-    if Path(source.folder_or_hub_id).is_dir():
-        return (
-            "a model folder holds config.json, safetensors weights and tokenizer files; "
-            "write it again with save_pretrained"
-        )
-    if source.local_files_only:
-        return "download it first, or set model.local_files_only to false"
-    return "check the id, the revision and the network, or give a local folder"
+def _no_model(model_id: str, message: str, path: Path) -> InputError:
+    near = difflib.get_close_matches(path.name, _models_in(path.parent), n=1)
+    guess = f"did you mean '{path.with_name(near[0])}'? " if near else ""
+    return InputError(
+        message,
+        where=model_id,
+        hint=f"{guess}give a folder, a hub id such as org/name, {packaged.MODEL_ID} or {TINY}",
+        error_id="INPUT-MODEL",
+    )
+
+
+def _models_in(folder: Path) -> list[str]:
+    built_in = [packaged.MODEL_ID, TINY] if folder == Path(".") else []
+    if not folder.is_dir():
+        return built_in
+    return built_in + [path.parent.name for path in folder.glob("*/config.json")]

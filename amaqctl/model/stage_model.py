@@ -9,23 +9,14 @@ Shapes: B batch, T tokens of this call, S tokens so far (T included), C channels
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
-from transformers.pytorch_utils import Conv1D
+from transformers import Cache, DynamicCache, PreTrainedConfig
 
-from amaqctl.errors import InputError
 from amaqctl.model.cut import StageRange
 from amaqctl.model.lora_settings import AttachedLora
-from amaqctl.model.quiet import no_progress_bar
-from amaqctl.model.slots import Sink, Skip, Source, empty_foreign_slots, layer_list
-from amaqctl.model.source import ModelSource, load_config, num_layers, reading
-
-# from_pretrained switches process-wide defaults: two threads in it load garbage.
-_LOADING = threading.Lock()
+from amaqctl.model.slots import Sink, Source, layer_list
 
 
 class StageModel(nn.Module):
@@ -117,34 +108,6 @@ class StageModel(nn.Module):
         return DynamicCache(config=self.config)
 
 
-def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype) -> StageModel:
-    """Load one stage: only its own weights, frozen, in evaluation mode, on the CPU.
-
-    Raises:
-        InputError: weights are missing, damaged or of another shape, or the model's layout is
-            not one that can be cut.
-    """
-    config = load_config(source)
-    assert num_layers(config) == stage_range.num_layers
-    linear_names: list[str] = []
-    stage_class = _stage_class(config, stage_range, linear_names)
-    with _LOADING, reading(source, "weights"), no_progress_bar():
-        model, report = stage_class.from_pretrained(
-            source.folder_or_hub_id,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **source.hub_arguments,
-        )
-    _check_complete(report, source)
-    model.requires_grad_(False)
-    stage = StageModel(model, stage_range, tuple(linear_names))
-    stage.eval()
-    _probe_passage(stage, source)
-    return stage
-
-
 def enable_gradient_checkpointing(stage: StageModel) -> None:
     """Recompute each own block in backward instead of keeping what it computed.
 
@@ -170,79 +133,3 @@ def position_ids(attention_mask_BS: Tensor | None, num_tokens: int) -> Tensor | 
         return None
     positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
     return positions[:, -num_tokens:]
-
-
-def _stage_class(config: PreTrainedConfig, stage_range: StageRange, linear_names: list[str]) -> Any:
-    """The vendor's class, emptied in its constructor, so that only what is left is loaded.
-
-    ``linear_names`` is filled while the whole model still stands, without weights.
-    """
-    vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-
-    def construct(self: Any, config: PreTrainedConfig) -> None:
-        vendor.__init__(self, config)
-        linear_names[:] = _adaptable_linears(self)
-        empty_foreign_slots(self, stage_range)
-
-    members: dict[str, Any] = {
-        "__init__": construct,
-        "__module__": vendor.__module__,
-        # The other stages' tensors are in the files, and no surprise.
-        "_keys_to_ignore_on_load_unexpected": [".*"],
-    }
-    if not stage_range.is_last:
-        # Loading would look for the head that is not here.
-        members["_tied_weights_keys"] = {}
-    return type(vendor.__name__, (vendor,), members)
-
-
-def _adaptable_linears(model: Any) -> list[str]:
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    ]
-
-
-def _check_complete(report: dict[str, Any], source: ModelSource) -> None:
-    for kind in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(name) for name in report.get(kind) or ())
-        if names:
-            raise InputError(
-                f"the model's weights do not fit its config.json: {len(names)} "
-                f"{kind.replace('_keys', '')}, such as {names[0]}",
-                where=source.model_id,
-                hint="the weight files and config.json must come from the same model",
-                error_id="INPUT-MODEL",
-            )
-
-
-def _probe_passage(stage: StageModel, source: ModelSource) -> None:
-    """With its own blocks off, a middle stage must hand on what it receives, bit for bit.
-
-    Raises:
-        InputError: this transformers release does something between the blocks.
-    """
-    if stage.range.is_first or stage.range.is_last:
-        return
-    blocks = stage.blocks
-    own = range(stage.range.first_layer, stage.range.end_layer)
-    kept = [blocks[index] for index in own]
-    dtype = next(stage.model.parameters()).dtype
-    probe_BTC = torch.linspace(-3, 3, 3 * stage.hidden_size).view(1, 3, -1).to(dtype)
-    try:
-        for index in own:
-            blocks[index] = Skip(index)
-        with torch.no_grad():
-            passed_BTC = stage(hidden_BTC=probe_BTC)
-    finally:
-        for index, block in zip(own, kept, strict=True):
-            blocks[index] = block
-    if not torch.equal(passed_BTC, probe_BTC):
-        raise InputError(
-            "this model changes the hidden state between its blocks and cannot be cut",
-            where=source.model_id,
-            hint="install a transformers release that amaqctl was tested with",
-            error_id="INPUT-MODEL-FAMILY",
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -125,6 +125,13 @@ class Task(ABC):
         """Whether generated text is right: equal to the answer, numbers by value."""
         assert example.answer is not None, f"example {example.sample_id} has no answer to match"
         return normalise(generated_text) == normalise(example.answer)
+
+    def used_tokens(self) -> Iterator[int]:
+        """The token of every place of the examples and of every choice."""
+        yield from self.choice_token_ids
+        for example in (*self.train, *self.validation):
+            yield from example.input_ids
+            yield from (label for label in example.labels if label != IGNORE_INDEX)
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, over the examples of both splits: which data a run has seen."""

@@ -108,9 +108,7 @@ def training(subject: Subject) -> None:
         before = _trained_parameters(built.engine)
         for step in range(_NUM_STEPS):
             with case(f"step {step}"):
-                batch = batch_at(
-                    built.task.train, step, _BATCH_SIZE, _SEED, built.tokenizer.pad_token_id
-                )
+                batch = batch_at(built.task.train, step, _BATCH_SIZE, _SEED, built.pad_token_id)
                 loss = built.engine.train_step(batch, step).loss
                 expect(math.isfinite(loss), "a finite loss", loss)
     for name, after in _trained_parameters(built.engine).items():

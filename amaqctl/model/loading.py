@@ -1,0 +1,164 @@
+"""A stage filled with its weights: exactly those of its blocks, in the vendor's own class.
+
+transformers is handed tensors by name and no folder, so that nothing else which lies in a
+stranger's folder (an adapter, a pickle, code) is looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from amaqctl.errors import InputError
+from amaqctl.model.configuration import load_config, num_layers
+from amaqctl.model.cut import StageRange
+from amaqctl.model.quiet import no_progress_bar
+from amaqctl.model.reading import reading
+from amaqctl.model.slots import Skip, empty_foreign_slots
+from amaqctl.model.source import ModelSource
+from amaqctl.model.stage_model import StageModel
+from amaqctl.model.weight_files import open_weights
+from amaqctl.model.weight_plan import check_num_blocks, plan
+
+# from_pretrained switches process-wide defaults: two threads in it load garbage.
+_LOADING = threading.Lock()
+
+
+def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype) -> StageModel:
+    """Load one stage: only its own weights, frozen, in evaluation mode, on the CPU.
+
+    A range of all blocks gives the whole model. An adapter that lies in the model's folder is
+    not loaded.
+
+    Raises:
+        InputError: weights are missing, damaged, of another shape or of no use to any stage;
+            config.json does not give a model that runs; or the layout cannot be cut.
+        ResourceError: out of memory.
+    """
+    config = load_config(source)
+    assert num_layers(config) == stage_range.num_layers
+    with open_weights(source) as tensors:
+        check_num_blocks(tensors, stage_range.num_layers, source)
+        with _LOADING, reading(source, "weights"), no_progress_bar():
+            stage = _loaded(config, stage_range, dtype, tensors, source)
+    with reading(source, "configuration", "take the config.json that belongs to the weights"):
+        _try_forward(stage)
+    _probe_passage(stage, source)
+    return stage
+
+
+def _loaded(
+    config: PreTrainedConfig,
+    stage_range: StageRange,
+    dtype: torch.dtype,
+    tensors: Mapping[str, Any],
+    source: ModelSource,
+) -> StageModel:
+    vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    tied = (vendor._tied_weights_keys or {}) if config.tie_word_embeddings else {}
+    linear_names: list[str] = []
+    slices: dict[str, Any] = {}
+
+    def construct(self: Any, config: PreTrainedConfig) -> None:
+        vendor.__init__(self, config)
+        # While the whole model still stands, without weights.
+        linear_names.extend(_adaptable_linears(self))
+        slices.update(plan(self, tied, tensors, source))
+        empty_foreign_slots(self, stage_range)
+
+    # A state dictionary and no folder: nothing else that lies there is looked at.
+    model, report = _stage_class(vendor, construct, stage_range).from_pretrained(
+        None, config=config, state_dict=slices, dtype=dtype, output_loading_info=True
+    )
+    _check_complete(report, source)
+    model.requires_grad_(False)
+    stage = StageModel(model, stage_range, tuple(linear_names))
+    stage.eval()
+    return stage
+
+
+def _stage_class(vendor: Any, construct: Callable[..., None], stage_range: StageRange) -> Any:
+    """The vendor's class, emptied in its constructor, so that only what is left is loaded."""
+    members: dict[str, Any] = {
+        "__init__": construct,
+        "__module__": vendor.__module__,
+        # The other stages' tensors; `plan` has refused those that are no stage's.
+        "_keys_to_ignore_on_load_unexpected": [".*"],
+    }
+    if not stage_range.is_last:
+        # Loading would look for the head that is not here.
+        members["_tied_weights_keys"] = {}
+    return type(vendor.__name__, (vendor,), members)
+
+
+def _adaptable_linears(model: Any) -> list[str]:
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    ]
+
+
+def _check_complete(report: dict[str, Any], source: ModelSource) -> None:
+    for kind in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in report.get(kind) or ())
+        if names:
+            raise InputError(
+                f"the model's weights do not fit its config.json: {len(names)} "
+                f"{kind.replace('_keys', '')}, such as {names[0]}",
+                where=source.model_id,
+                hint="the weight files and config.json must come from the same model",
+                error_id="INPUT-MODEL",
+            )
+
+
+@torch.no_grad()
+def _try_forward(stage: StageModel) -> None:
+    """Run three tokens, and again one by one from a cache; a config.json may fit and not run."""
+    first = stage.range.is_first
+    ids_BT = torch.zeros(1, 3, dtype=torch.long)
+    hidden_BTC = torch.zeros(1, 3, stage.hidden_size, dtype=next(stage.parameters()).dtype)
+    cache = stage.new_cache()
+    for tokens in (slice(0, 3), slice(0, 2), slice(2, 3)):
+        stage(
+            input_ids_BT=ids_BT[:, tokens] if first else None,
+            hidden_BTC=None if first else hidden_BTC[:, tokens],
+            cache=None if tokens == slice(0, 3) else cache,
+        )
+
+
+def _probe_passage(stage: StageModel, source: ModelSource) -> None:
+    """With its own blocks off, a middle stage must hand on what it receives, bit for bit.
+
+    Raises:
+        InputError: this transformers release does something between the blocks.
+    """
+    if stage.range.is_first or stage.range.is_last:
+        return
+    blocks = stage.blocks
+    own = range(stage.range.first_layer, stage.range.end_layer)
+    kept = [blocks[index] for index in own]
+    dtype = next(stage.model.parameters()).dtype
+    probe_BTC = torch.linspace(-3, 3, 3 * stage.hidden_size).view(1, 3, -1).to(dtype)
+    try:
+        for index in own:
+            blocks[index] = Skip(index)
+        with torch.no_grad():
+            passed_BTC = stage(hidden_BTC=probe_BTC)
+    finally:
+        for index, block in zip(own, kept, strict=True):
+            blocks[index] = block
+    if not torch.equal(passed_BTC, probe_BTC):
+        raise InputError(
+            "this model changes the hidden state between its blocks and cannot be cut",
+            where=source.model_id,
+            hint="install a transformers release that amaqctl was tested with",
+            error_id="INPUT-MODEL-FAMILY",
+        )

@@ -1,0 +1,76 @@
+"""The model's tokenizer, left as it is, and its agreement with the model's embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from amaqctl.errors import InputError
+from amaqctl.model.folder import check_folder
+from amaqctl.model.reading import reading
+from amaqctl.model.source import ModelSource
+
+_TRIAL = "Try 1 + 1 = 2.\n\tÀ l'été 🙂"
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The model's tokenizer, unchanged; it is tried once on a line of text.
+
+    Raises:
+        InputError: it cannot be read, or reads no text.
+    """
+    check_folder(source)
+    with reading(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder_or_hub_id, trust_remote_code=False, **source.hub_arguments
+        )
+        if not len(tokenizer):
+            raise ValueError("it knows no token at all")
+        tokenizer("")
+        ids = tokenizer(_TRIAL, add_special_tokens=False)["input_ids"]
+        tokenizer.decode(ids, skip_special_tokens=True)
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            if token is not None and not isinstance(token, int):
+                raise TypeError(f"a special token has the id {token!r}")
+    return tokenizer
+
+
+def pad_token_id(tokenizer: Any, num_embeddings: int) -> int:
+    """A token that may fill up rows: the pad token, else end-of-sequence, else any legal one.
+
+    Padding is masked everywhere, so which token pads has no effect on any result.
+
+    Args:
+        num_embeddings: rows of the model's embedding.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None and 0 <= token < num_embeddings:
+            return int(token)
+    return 0
+
+
+def check_tokens(tokenizer: Any, used: Iterable[int], num_embeddings: int, where: str) -> None:
+    """Compare the tokens that data use with the model's embedding.
+
+    Args:
+        used: ids of the tokens.
+        num_embeddings: rows of the model's embedding.
+        where: the model, as the user wrote it.
+
+    Raises:
+        InputError: the embedding lacks one of them.
+    """
+    lacking = sorted({token for token in used if not 0 <= token < num_embeddings})
+    if not lacking:
+        return
+    text = tokenizer.convert_ids_to_tokens(lacking[0])
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    raise InputError(
+        f"the data use the token {text!r} (id {lacking[0]}){more}, and the model's embedding has "
+        f"{num_embeddings} rows",
+        where=where,
+        hint="take the tokenizer that belongs to the weights, or take the token out of the data",
+        error_id="INPUT-TOKENIZER",
+    )
