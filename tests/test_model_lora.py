@@ -186,6 +186,21 @@ def test_a_target_that_is_nowhere_names_what_there_is(llama: ModelSource) -> Non
         attach_lora(stage, replace(SETTINGS, target_modules=("lm_head",)), 17)
 
 
+def test_a_target_that_is_wrapped_already_is_told_from_one_that_is_not_here(
+    llama: ModelSource,
+) -> None:
+    stage = load_stage(llama, stage_ranges(NUM_LAYERS, [2])[1], torch.float32)
+    attach_lora(stage, replace(SETTINGS, target_modules=("layers.0.self_attn.q_proj",)), 17)
+    assert not lora_parameters(stage)  # the layer is the other stage's
+    stage.lora = None
+    attach_lora(stage, SETTINGS, 17)
+    stage.lora = None
+    with pytest.raises(InputError, match=r"q_proj is wrapped already, by Linear") as caught:
+        attach_lora(stage, SETTINGS, 17)
+    assert caught.value.error_id == "INPUT-LORA-WRAPPED"
+    assert stage.lora is None
+
+
 def test_a_stage_without_target_layers_has_no_adapter(tmp_path: Path) -> None:
     source = save_random_model(CONFIGS["opt-projected"], tmp_path / "model")
     settings = replace(SETTINGS, target_modules=("project_in", "layers.3.fc1"))

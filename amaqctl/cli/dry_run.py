@@ -43,6 +43,8 @@ def dry_run(session: Session, profile: str, overrides: Sequence[str], out: Path 
     refuse_existing_run(out)
     session.note("rehearsing …")
     built = build.build(load_profile(profile, overrides))
+    for text in built.warnings:
+        session.warn(text)
     found = forecast(built, out)
     if not found.disk.is_enough:
         session.warn(

@@ -62,7 +62,7 @@ def evaluate(
         session.note("loading …")
         built, run, choice = runs.for_evaluation(run_or_profile, checkpoint, set_ or [], limit)
         step = choice.step if choice else 0
-        for line in choice.warnings() if choice else ():
+        for line in [*built.warnings, *(choice.warnings() if choice else ())]:
             session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
         scores = {name: built.evaluator.evaluate(step, name) for name in wanted}  # type: ignore[arg-type]

@@ -94,6 +94,8 @@ def _train(
         built = build.build(load_profile(profile, overrides))
         forecast.refuse_full_disk(built, out)
         run, checkpoint = runs.new_run(built, out, name), None
+    for text in built.warnings:
+        session.warn(text)
     for reason, count in built.task.num_dropped.items():
         session.warn(f"{count} rows left out, {reason}")
     if checkpoint is not None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from amaqctl.errors import InputError
 from amaqctl.model.families import check_family
 from amaqctl.model.folder import check_folder
+from amaqctl.model.hub import check_hub
 from amaqctl.model.reading import reading
 from amaqctl.model.source import ModelSource
 
@@ -32,6 +34,7 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
         InputError: it cannot be read or means no model, or the family is not supported.
     """
     check_folder(source)
+    check_hub(source)
     with reading(source, "configuration"):
         settings, _ = PreTrainedConfig.get_config_dict(
             source.folder_or_hub_id, **source.hub_arguments
@@ -71,6 +74,14 @@ def _check_settings(settings: dict[str, Any], source: ModelSource) -> None:
                 source,
                 f"its config.json asks for {key} {attention!r}, which is not used here",
                 f"set {key} to 'sdpa' or 'eager', or take it out",
+            )
+    for key in ("dtype", "torch_dtype"):
+        dtype = settings.get(key)
+        if dtype is not None and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+            raise _fault(
+                source,
+                f"its config.json gives {key} {dtype!r}, which is no type of torch",
+                f"set {key} to float32, float16 or bfloat16, or take it out",
             )
     for key in ("fusion_config", "transformers_weights"):
         if settings.get(key) is not None:

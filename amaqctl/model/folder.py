@@ -83,7 +83,10 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no regular file, too large, or no JSON object.
     """
-    document = read_json(path, max_bytes=_MOST_MIB[path.name] * _MIB)
+    try:
+        document = read_json(path, max_bytes=_MOST_MIB[path.name] * _MIB)
+    except InputError as error:
+        raise _fault(path, error.message) from error
     if not isinstance(document, dict):
         raise _fault(path, "holds no JSON object")
     return document

@@ -61,7 +61,6 @@ def _loaded(
     source: ModelSource,
 ) -> StageModel:
     vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    tied = (vendor._tied_weights_keys or {}) if config.tie_word_embeddings else {}
     linear_names: list[str] = []
     slices: dict[str, Any] = {}
 
@@ -69,7 +68,7 @@ def _loaded(
         vendor.__init__(self, config)
         # While the whole model still stands, without weights.
         linear_names.extend(_adaptable_linears(self))
-        slices.update(plan(self, tied, tensors, source))
+        slices.update(plan(self, vendor, tensors, source))
         empty_foreign_slots(self, stage_range)
 
     # A state dictionary and no folder: nothing else that lies there is looked at.
@@ -130,6 +129,7 @@ def _try_forward(stage: StageModel) -> None:
         stage(
             input_ids_BT=ids_BT[:, tokens] if first else None,
             hidden_BTC=None if first else hidden_BTC[:, tokens],
+            attention_mask_BT=torch.ones(1, tokens.stop, dtype=torch.long),
             cache=None if tokens == slice(0, 3) else cache,
         )
 

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from amaqctl.errors import InputError
 from amaqctl.model.lora_settings import AttachedLora, LoraSettings
+from amaqctl.model.slots import NoModule
 from amaqctl.model.stage_model import StageModel
 
 _ADAPTER_NAME = "default"
@@ -36,7 +37,11 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
     assert stage.lora is None
     targets = _resolve_targets(stage.linear_names, settings)
     names = tuple(name for name in stage.linear_names if _matches(name, targets))
-    own = {name: module for name, module in stage.model.named_modules() if name in names}
+    own = {
+        name: module
+        for name, module in stage.model.named_modules()
+        if name in names and not isinstance(module, NoModule)
+    }
     _refuse_wrapped(own)
     transposed = any(isinstance(module, Conv1D) for module in own.values())
     stage.lora = AttachedLora(settings, names, targets, transposed)
@@ -93,7 +98,7 @@ def peft_config(lora: AttachedLora) -> LoraConfig:
 
 
 def _refuse_wrapped(targets: Mapping[str, nn.Module]) -> None:
-    """A target layer that is not here is another stage's; one that is no plain layer is a fault."""
+    """Raise where a target layer is here and is no plain one, as an adapter leaves it."""
     for name, module in targets.items():
         if not isinstance(module, nn.Linear | Conv1D) or hasattr(module, "base_layer"):
             raise InputError(

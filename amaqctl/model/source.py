@@ -75,11 +75,11 @@ def _refuse_mistyped(model_id: str, path: Path) -> None:
         raise _no_model(model_id, "no such model folder", path)
     if path.parent != Path(".") and path.parent.is_dir():
         raise _no_model(model_id, f"no such model folder in {path.parent}", path)
-    if path.parent == Path(".") and not _is_cached(model_id):
+    if path.parent == Path(".") and not is_cached(model_id):
         raise _no_model(model_id, "no such model folder, and no hub id of the form org/name", path)
 
 
-def _is_cached(model_id: str) -> bool:
+def is_cached(model_id: str) -> bool:
     """Hub ids of one word are of old; those fetched before are still good."""
     try:
         return isinstance(try_to_load_from_cache(model_id, "config.json"), str)

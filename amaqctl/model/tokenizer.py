@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from amaqctl.errors import InputError
-from amaqctl.model.folder import check_folder
+from amaqctl.model.folder import check_folder, read_object
 from amaqctl.model.reading import reading
 from amaqctl.model.source import ModelSource
 
+_HINT = "take the tokenizer files that belong to the model, or a newer release of tokenizers"
+_SMALL_BYTES = 2**16
 _TRIAL = "Try 1 + 1 = 2.\n\tÀ l'été 🙂"
 
 
@@ -22,7 +25,8 @@ def load_tokenizer(source: ModelSource) -> Any:
         InputError: it cannot be read, or reads no text.
     """
     check_folder(source)
-    with reading(source, "tokenizer"):
+    with reading(source, "tokenizer", _HINT):
+        _check_content(source)
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder_or_hub_id, trust_remote_code=False, **source.hub_arguments
         )
@@ -35,6 +39,16 @@ def load_tokenizer(source: ModelSource) -> Any:
             if token is not None and not isinstance(token, int):
                 raise TypeError(f"a special token has the id {token!r}")
     return tokenizer
+
+
+def _check_content(source: ModelSource) -> None:
+    """What the library calls a missing key is a tokenizer without a vocabulary."""
+    path = Path(source.folder_or_hub_id, "tokenizer.json")
+    # Only what is too small to hold one: reading a whole one twice costs time.
+    if path.exists() and path.stat().st_size < _SMALL_BYTES:
+        model = read_object(path).get("model")
+        if not isinstance(model, dict) or not model.get("vocab"):
+            raise ValueError("tokenizer.json has no vocabulary (model.vocab)")
 
 
 def pad_token_id(tokenizer: Any, num_embeddings: int) -> int:

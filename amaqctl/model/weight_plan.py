@@ -40,13 +40,13 @@ def check_num_blocks(names: Mapping[str, Any], num_layers: int, source: ModelSou
 
 
 def plan(
-    model: Any, tied: Mapping[str, str], tensors: Mapping[str, Any], source: ModelSource
+    model: Any, vendor: Any, tensors: Mapping[str, Any], source: ModelSource
 ) -> dict[str, Any]:
     """The slices of ``tensors`` by the names that the whole ``model`` gives its weights.
 
     Args:
-        model: of the vendor's class, whole, still without weights.
-        tied: weights that are another one by config.json: names, and the names of the others.
+        model: whole, still without weights.
+        vendor: its class, which knows what is tied and what old files hold beside the weights.
         tensors: slices by name in the files, which may lack the base model's prefix or have it
             where the model does not.
 
@@ -67,10 +67,11 @@ def plan(
             raise _fault(source, f"two tensors of the weights are for {place}: {both}")
         else:
             found[place] = name
-    _check_unused([n for n in unused if not _is_ignored(n, model)], tensors, source)
+    _check_unused([name for name in unused if not _is_ignored(name, vendor)], source)
     for place, name in found.items():
         if place in parameters:
             _check_fit(name, tensors[name], tuple(places[place].shape), source)
+    tied = (vendor._tied_weights_keys or {}) if model.config.tie_word_embeddings else {}
     for place, other in tied.items():  # either of the two stands for both
         if place in found and other not in found:
             found[other] = found.pop(place)
@@ -85,18 +86,19 @@ def _place(name: str, places: Mapping[str, Any], prefix: str) -> str | None:
     return None
 
 
-def _is_ignored(name: str, model: Any) -> bool:
-    patterns = [_SAVED_OF_OLD, *(model._keys_to_ignore_on_load_unexpected or ())]
+def _is_ignored(name: str, vendor: Any) -> bool:
+    patterns = [_SAVED_OF_OLD, *(vendor._keys_to_ignore_on_load_unexpected or ())]
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _check_unused(names: list[str], tensors: Mapping[str, Any], source: ModelSource) -> None:
+def _check_unused(names: list[str], source: ModelSource) -> None:
     if not names:
         return
     quantized = any(n.endswith(("scale", "scale_inv", "zeros", "qweight", "absmax")) for n in names)
     raise _fault(
         source,
-        f"{len(names)} tensors of the weights belong to no part of the model: {_some(names)}",
+        f"the weights hold what belongs to no part of the model: {_some(names)} "
+        f"({len(names)} in all)",
         "the weights look quantized: give the model as it was before" if quantized else None,
     )
 
@@ -117,7 +119,7 @@ def _check_fit(name: str, tensor: Any, shape: tuple[int, ...], source: ModelSour
 
 def _check_missing(names: list[str], source: ModelSource) -> None:
     if names:
-        raise _fault(source, f"{len(names)} weights are missing, such as {_some(names)}")
+        raise _fault(source, f"weights are missing: {_some(names)} ({len(names)} in all)")
 
 
 def _some(names: list[str]) -> str:
