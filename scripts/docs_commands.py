@@ -36,7 +36,7 @@ def reference() -> str:
     shared = set.intersection(*({_key(p) for p in c.params} for c in found.values()))
     example = next(iter(found.values()))
     everywhere = [p for p in example.params if _key(p) in shared]
-    rows = [_row(p) for p in everywhere]
+    rows = [_row_everywhere(p, found) for p in everywhere]
     rows.append(["`--help`, `-h`", "", "Show a command's help and exit."])
     parts = ["Every command takes", table(_HEADER, rows)]
     for name, command in found.items():
@@ -108,6 +108,25 @@ def _row(parameter: Any) -> list[str]:
         default = default.value
     shown = "" if default in (None, False, [], ()) else f"`{default}`"
     return [spelled, "required" if parameter.required else shown, _meaning(parameter)]
+
+
+def _row_everywhere(parameter: Any, found: dict[str, Any]) -> list[str]:
+    """A row for all commands; a short spelling that one of them needs otherwise is told so."""
+    _, default, meaning = _row(parameter)
+    names = sorted(parameter.opts, key=len, reverse=True)
+    spelled = [f"`{name}`" for name in names]
+    for name in names:
+        others = [
+            (command, own)
+            for command, parsed in found.items()
+            for own in parsed.params
+            if name in own.opts and _key(own) != _key(parameter)
+        ]
+        for command, own in others:
+            spelled.remove(f"`{name}`")
+            longest = max(own.opts, key=len)
+            meaning += f" Short: `{name}`; but in `{command}` that is `{longest}`."
+    return [", ".join(spelled), default, meaning]
 
 
 def _meaning(parameter: Any) -> str:

@@ -120,9 +120,9 @@ def test_png_without_matplotlib_is_one_clear_line(trace, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run(trace, "--export", str(tmp_path / "a.png"))
-    assert result.exit_code == 7
-    assert "a PNG needs matplotlib" in result.stderr
-    assert "hint: pip install matplotlib" in result.stderr
+    assert result.exit_code == 4
+    assert "a picture needs matplotlib" in result.stderr
+    assert "hint: pip install matplotlib (the extra amaqctl[plot])" in result.stderr
 
 
 MISTAKES = [

@@ -183,10 +183,10 @@ def test_without_matplotlib_the_package_is_named(suffix, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     command = ["inspect-bits", "three-cuts", "--export", f"bits.{suffix}", "--json"]
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 7
+    assert result.exit_code == 4
     error = json.loads(result.stdout)["error"]
-    assert error["id"] == "RESOURCE-MATPLOTLIB"
-    assert error["hint"].startswith("pip install matplotlib")
+    assert error["id"] == "INPUT-PACKAGE"
+    assert error["hint"].startswith("pip install matplotlib (the extra amaqctl[plot])")
     assert not Path(f"bits.{suffix}").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from amaqctl.bit_map.report import BitReport
 from amaqctl.bit_map.source import BitSource
 from amaqctl.bit_map.why import WhySite
 from amaqctl.errors import ResourceError, UsageError
+from amaqctl.extras import plotting
 from amaqctl.storage import disk_error, write_file, write_text
 
 SUFFIXES = (".png", ".svg", ".html", ".csv", ".json")
@@ -23,7 +23,7 @@ def check_export(path: Path) -> None:
 
     Raises:
         UsageError: an unknown suffix.
-        ResourceError: a figure without matplotlib.
+        InputError: a figure without matplotlib.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -33,15 +33,7 @@ def check_export(path: Path) -> None:
             error_id="USAGE-EXPORT",
         )
     if suffix in _DRAWN:
-        try:
-            importlib.import_module("matplotlib.figure")
-        except ImportError as error:
-            raise ResourceError(
-                f"a figure needs matplotlib, which cannot be imported ({error})",
-                where=str(path),
-                hint="pip install matplotlib, or export to .html, .csv or .json",
-                error_id="RESOURCE-MATPLOTLIB",
-            ) from error
+        plotting("matplotlib.figure", str(path), ".html, .csv or .json")
 
 
 def write_export(

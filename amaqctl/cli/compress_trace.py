@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from amaqctl.trace.measure import Summary
     from amaqctl.trace.report import Report
 
-# -q names a quantizer here.
+# -q is short for --quantizer here, as docs/command-line.md says beside --quiet.
 QuietLong = Annotated[bool, typer.Option("--quiet", help="Print the bare result only.")]
 
 _SCHEMA = "amaqctl.compress-trace/1"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amaqctl.cli.console import render
+from amaqctl.cli.console.scoring import ScoringProgress
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.errors import CheckError, InputError, ResourceError, UsageError
 
@@ -65,7 +66,11 @@ def evaluate(
         for line in [*built.warnings, *(choice.warnings() if choice else ())]:
             session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
-        scores = {name: built.evaluator.evaluate(step, name) for name in wanted}  # type: ignore[arg-type]
+        with ScoringProgress(len(built.evaluator.examples), session.quiet) as progress:
+            scores = {
+                name: built.evaluator.evaluate(step, name, progress.on_batch(name))  # type: ignore[arg-type]
+                for name in wanted
+            }
         data: dict[str, Any] = {
             "run": str(run.path) if run else None,
             "profile": str(built.loaded.path),

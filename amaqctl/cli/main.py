@@ -21,6 +21,7 @@ from amaqctl.cli import (
     train,
 )
 from amaqctl.cli.console import interrupt, streams
+from amaqctl.cli.console.commands import Command
 from amaqctl.cli.console.typed_wrongly import Commands
 
 app = typer.Typer(
@@ -31,16 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("compress-trace")(compress_trace.compress_trace)
-app.command("inspect-bits")(inspect_bits.inspect_bits)
-app.command("compare")(compare.compare)
-app.command("runs")(list_runs.list_runs)
-app.command("export")(export.export)
-app.command("plugins")(plugins.plugins)
+app.command("train", cls=Command)(train.train)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("compress-trace", cls=Command)(compress_trace.compress_trace)
+app.command("inspect-bits", cls=Command)(inspect_bits.inspect_bits)
+app.command("compare", cls=Command)(compare.compare)
+app.command("runs", cls=Command)(list_runs.list_runs)
+app.command("export", cls=Command)(export.export)
+app.command("plugins", cls=Command)(plugins.plugins)
 app.add_typer(profiles.app, name="profile")
-app.command("doctor")(doctor.doctor)
+app.command("doctor", cls=Command)(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,7 +70,7 @@ def main() -> None:
     interrupt.end_at_once()
     code: str | int | None = 0
     try:
-        app()
+        app(prog_name="amaqctl")
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:  # after a command; each ends its own

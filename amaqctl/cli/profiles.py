@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from amaqctl.cli.console import render
+from amaqctl.cli.console.commands import Command, Group
 from amaqctl.cli.console.session import Json, Quiet, Set, Traceback, command
 from amaqctl.errors import Problem, ProfileError
 
-app = typer.Typer(help="List, show and check profiles.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, show and check profiles.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_profiles(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
     """The shipped profiles, with what each is for."""
     with command("amaqctl.profile-list/1", json=json, quiet=quiet, traceback=traceback) as session:
@@ -25,7 +26,7 @@ def list_profiles(json: Json = False, quiet: Quiet = False, traceback: Traceback
         session.result({"profiles": found}, text, "\n".join(found))
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show_profile(
     name: Annotated[str, typer.Argument(help="A profile file or a shipped name.")],
     resolved: Annotated[
@@ -48,7 +49,7 @@ def show_profile(
         )
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check_profiles(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Profiles to check.")],
     set_: Set = None,
@@ -74,7 +75,7 @@ def check_profiles(
         session.result({"checked": files}, f"{len(files)} checked, no faults", "")
 
 
-@app.command("schema")
+@app.command("schema", cls=Command)
 def print_schema(json: Json = False, quiet: Quiet = False, traceback: Traceback = False) -> None:
     """The JSON Schema of a profile, for editors."""
     with command(

@@ -6,7 +6,8 @@ Legend: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from amaqctl.engine.stage import token_loss
 from amaqctl.errors import DivergedError
 from amaqctl.tasks.batch import collate
 from amaqctl.tasks.task import Example, Task
+
+OnBatch = Callable[[int, int], None]
 
 
 class Evaluator:
@@ -47,12 +50,15 @@ class Evaluator:
         self._batch_size = batch_size
         self.examples: Sequence[Example] = task.validation[:max_examples]
 
-    def evaluate(self, step: int, boundary: Boundary) -> dict[str, float]:
+    def evaluate(
+        self, step: int, boundary: Boundary, on_batch: OnBatch | None = None
+    ) -> dict[str, float]:
         """Metrics of the validation examples.
 
         Args:
             step: steps trained so far, told to quantizers.
             boundary: quantizers in the path, or lossless messages.
+            on_batch: told how many batches are done, of how many.
 
         Returns:
             ``loss`` (nats a loss-carrying token) and ``perplexity``; ``accuracy`` or
@@ -61,13 +67,21 @@ class Evaluator:
         Raises:
             DivergedError: a loss is not finite.
         """
+        passes = 2 if self._task.metric == "exact_match" else 1
+        total = passes * -(-len(self.examples) // self._batch_size)
+        done = count(1)
+
+        def tick() -> None:
+            if on_batch is not None:
+                on_batch(next(done), total)
+
         with self._engine.boundary(boundary):
-            metrics = self._likelihood(step)
+            metrics = self._likelihood(step, tick)
             if self._task.metric == "exact_match":
-                metrics["exact_match"] = self._exact_match(step)
+                metrics["exact_match"] = self._exact_match(step, tick)
         return metrics
 
-    def _likelihood(self, step: int) -> dict[str, float]:
+    def _likelihood(self, step: int, tick: Callable[[], None]) -> dict[str, float]:
         total_loss, num_tokens, num_right = 0.0, 0, 0
         for examples in self._batches(self.examples):
             batch = collate(examples, self._pad_id)
@@ -80,6 +94,7 @@ class Evaluator:
             total_loss += float(token_loss(logits_BTV, batch.labels_BT.to(logits_BTV.device)))
             num_tokens += batch.num_loss_tokens
             num_right += self._num_right_choices(logits_BTV, examples)
+            tick()
         loss = total_loss / num_tokens
         if not math.isfinite(loss):
             raise DivergedError("the validation loss is not finite", where=f"step {step}")
@@ -98,12 +113,12 @@ class Evaluator:
         best_B = at_prompt_BV[:, choices].argmax(-1).tolist()
         return sum(best == example.choice for best, example in zip(best_B, examples, strict=True))
 
-    def _exact_match(self, step: int) -> float:
-        matches = sum(
-            self._task.is_match(example, text)
-            for examples in self._batches(self.examples)
-            for example, text in zip(examples, self.generate(examples, step), strict=True)
-        )
+    def _exact_match(self, step: int, tick: Callable[[], None]) -> float:
+        matches = 0
+        for examples in self._batches(self.examples):
+            texts = self.generate(examples, step)
+            matches += sum(map(self._task.is_match, examples, texts))
+            tick()
         return matches / len(self.examples)
 
     def generate(self, examples: Sequence[Example], step: int) -> list[str]:

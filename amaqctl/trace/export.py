@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 
-from amaqctl.errors import ResourceError, UsageError
+from amaqctl.errors import UsageError
+from amaqctl.extras import plotting
 from amaqctl.trace.measure import Summary, as_record
 from amaqctl.trace.rate_distortion import least_distortion
 from amaqctl.trace.report import Report
@@ -26,7 +26,7 @@ def exporter(suffix: str) -> Callable[[Report], bytes]:
 
     Raises:
         UsageError: an ending that is not known.
-        ResourceError: matplotlib is needed and not installed.
+        InputError: matplotlib is needed and not installed.
     """
     found = {".csv": csv_bytes, ".json": json_bytes, ".png": png_bytes}.get(suffix.lower())
     if found is None:
@@ -91,14 +91,7 @@ def _mean_square(report: Report, role: str) -> float:
 
 
 def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise ResourceError(
-            f"a PNG needs matplotlib, which cannot be imported ({error})",
-            hint="pip install matplotlib, or export to .csv or .json",
-            error_id="RESOURCE-MATPLOTLIB",
-        ) from error
+    return plotting(f"matplotlib.{module}", "--export", ".csv or .json")
 
 
 def _finite(value: Any) -> Any:

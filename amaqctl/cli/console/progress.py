@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 
+from amaqctl.cli.console.echo import no_caret
 from amaqctl.cli.console.render import progress_panel, sparkline
 from amaqctl.cli.console.streams import say
 from amaqctl.units import duration, mib
@@ -35,6 +36,7 @@ class TrainingProgress:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         # A dumb terminal cannot go back over its lines.
         self._uses_panel = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._around = contextlib.ExitStack()
         self._records: list[dict[str, Any]] = []
         self._evaluations: list[tuple[int, float]] = []
         self._total = 0
@@ -44,6 +46,7 @@ class TrainingProgress:
 
     def __enter__(self) -> TrainingProgress:
         if self._uses_panel:
+            self._around.enter_context(no_caret())
             self._live.start()
         return self
 
@@ -51,6 +54,7 @@ class TrainingProgress:
         if self._uses_panel:
             with contextlib.suppress(OSError):  # the terminal may have gone away
                 self._live.stop()
+        self._around.close()
 
     def on_start(self, first_step: int, max_steps: int) -> None:
         """Start the clock; time left counts this session's steps only."""

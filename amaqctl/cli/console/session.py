@@ -77,7 +77,7 @@ class Session:
         """Print an error: one line, its hint, and in JSON the document."""
         if isinstance(error, ProfileError) and error.problems:
             for problem in error.problems:
-                say(_one_line(str(problem)))
+                say(f"error: {_one_line(str(problem))}")
         else:
             say(f"error: {_one_line(str(error))}")
         if error.hint:

@@ -6,18 +6,18 @@ class, which has moved between Typer's versions.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from typer.core import TyperGroup
-
+from amaqctl.cli.console.commands import Group
 from amaqctl.cli.console.session import Session
 from amaqctl.cli.console.streams import READER_GONE
 from amaqctl.errors import UsageError
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The root of the commands."""
 
     def main(
@@ -53,10 +53,21 @@ def _explain(error: Any, typed: Sequence[str]) -> int:
     words = context.command_path.split()[1:] if context else []
     # `python -m amaqctl.cli.main` puts its own words in front.
     names = [word for word in words if word in typed]
-    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-    message = message[:1].lower() + message[1:]
+    message = _message(error)
     schema = "-".join(["amaqctl.", *names]).replace(".-", ".") if names else "amaqctl"
     session = Session(f"{schema}/1", "--json" in typed, False, sys.stdout)
     hint = " ".join(["amaqctl", *names, "--help"])
     session.failure(UsageError(message, hint=hint))
     return code
+
+
+def _message(error: Any) -> str:
+    possible = getattr(error, "possibilities", None)
+    if possible is not None:  # of options; Typer compares them with their dashes
+        near = difflib.get_close_matches(
+            error.option_name.strip("-"), [o.strip("-") for o in possible], n=1, cutoff=0.65
+        )
+        guess = f", did you mean '--{near[0]}'?" if near else ""
+        return f"no such option: {error.option_name}{guess}"
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    return message[:1].lower() + message[1:]
