@@ -15,6 +15,8 @@ from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, co
 from amaqctl.errors import CheckError, InputError, ResourceError, UsageError
 
 if TYPE_CHECKING:
+    from amaqctl.engine.engine import Boundary
+    from amaqctl.engine.evaluator import Evaluator
     from amaqctl.engine.run_folder import RunFolder
 
 
@@ -66,11 +68,7 @@ def evaluate(
         for line in [*built.warnings, *(choice.warnings() if choice else ())]:
             session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
-        with ScoringProgress(len(built.evaluator.examples), session.quiet) as progress:
-            scores = {
-                name: built.evaluator.evaluate(step, name, progress.on_batch(name))  # type: ignore[arg-type]
-                for name in wanted
-            }
+        scores = _scores(session, built.evaluator, step, wanted)  # type: ignore[arg-type]
         data: dict[str, Any] = {
             "run": str(run.path) if run else None,
             "profile": str(built.loaded.path),
@@ -98,6 +96,13 @@ def _keep(session: Session, run: RunFolder, data: dict[str, Any]) -> None:
         data["saved"] = str(runs.save_evaluation(run, data))
     except (InputError, ResourceError) as error:  # what was measured is worth more than its copy
         session.warn(f"not kept with the run: {error}")
+
+
+def _scores(
+    session: Session, evaluator: Evaluator, step: int, wanted: list[Boundary]
+) -> dict[str, dict[str, float]]:
+    with ScoringProgress(len(evaluator.examples), session.quiet) as progress:
+        return {name: evaluator.evaluate(step, name, progress.on_batch(name)) for name in wanted}
 
 
 def _bound(text: str, kind: str) -> tuple[str, str, float]:
