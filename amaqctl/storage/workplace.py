@@ -70,11 +70,18 @@ def _claimed(target: Path) -> tuple[Path, int]:
     while True:
         unique = f"{_own_prefix()}{secrets.token_hex(8)}-{target.name[:_NAME_LENGTH]}"
         place = target.with_name(unique)
-        place.mkdir()
-        handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            place.mkdir()
+            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            if not target.parent.is_dir():
+                raise
+            continue  # a sweeper came between the two calls, and deleted it
         if _locked(handle) is not False and _is_at(handle, place):
             return place, handle
-        os.close(handle)  # a sweeper came between the two calls, and deletes it
+        os.close(handle)  # a sweeper has it, and deletes it
 
 
 def _locked(handle: int) -> bool | None:

@@ -70,7 +70,8 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
 
     Args:
         write: given the empty folder to fill.
-        replace: whether a folder that stands there is replaced; an empty one always is.
+        replace: whether a folder that stands there is replaced; an empty one always is. A kill
+            between the two moves that this takes leaves neither.
 
     Raises:
         AlreadyThere: ``folder`` holds something, or is a file, and ``replace`` is False.
@@ -156,11 +157,15 @@ def _rename_under_lock(made: Path, path: Path) -> None:
 
 
 def _put_folder(made: Path, folder: Path, old: Path | None) -> None:
-    if old is not None and os.path.lexists(folder):
-        os.rename(folder, old)
+    is_aside = old is not None and os.path.lexists(folder)
+    if is_aside:
+        os.rename(folder, old)  # type: ignore[arg-type]
     try:
         os.rename(made, folder)  # takes the place of an empty folder, of nothing else
     except OSError as error:
+        if is_aside:
+            os.rename(old, folder)  # type: ignore[arg-type]
+            raise
         if error.errno not in _OCCUPIED or not os.path.lexists(folder):
             raise
         raise _already_there(folder) from None
