@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported, and for children too: a forked child cannot make a pool of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,3 +36,17 @@ def usual_algorithms() -> Iterator[None]:
     """Building a profile may switch torch to deterministic algorithms; switch it back."""
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps with checkpoints after two and four; only read."""
+    from run_files import train_four_steps
+
+    return train_four_steps(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
