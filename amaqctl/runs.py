@@ -5,7 +5,6 @@ Beside `amaqctl.build`, the second half of the composition root.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from amaqctl.build import Built, build
 from amaqctl.build.connect import learning_rate
+from amaqctl.build.provenance import changed_base, changed_data, identity, identity_differences
 from amaqctl.engine.checkpoint import (
     all_checkpoints,
     fault_of,
@@ -24,7 +24,6 @@ from amaqctl.engine.checkpoint import (
 )
 from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
 from amaqctl.engine.environment import environment, environment_differences
-from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import LoadedProfile, load_profile
@@ -112,6 +111,13 @@ def for_evaluation(
     built = build(_profile_of(run, overrides), limit)
     load_weights(choice.path, built.contents)
     return built, run, choice
+
+
+def changes_since_training(built: Built, run: RunFolder, choice: Choice) -> list[str]:
+    """What of base and data is not as it was when the run was trained, one sentence each."""
+    then = identity_of(choice.path) or run.run.get("identity") or run.run
+    now = identity(built)
+    return [text for text in (changed_base(then, now), changed_data(then, now)) if text]
 
 
 def _profile_of(run: RunFolder, overrides: Sequence[str]) -> LoadedProfile:
@@ -209,23 +215,6 @@ def save_evaluation(run: RunFolder, data: dict[str, Any]) -> Path:
             path = path.with_name(f"{stamp}-{number}.json")
 
 
-def identity(built: Built) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with: all but ``train.max_steps``."""
-    profile = built.loaded.profile.model_dump(mode="json")
-    profile["train"].pop("max_steps")
-    for section, key in (("train", "seed"), ("model", "id"), ("model", "revision")):
-        profile[section].pop(key)  # told beside the profile
-    facts, stages = built.facts(), built.engine.stages
-    told: dict[str, Any] = {
-        "model": {**facts["model"], "weights": weights_digest(stages)},
-        "data": facts["data"],
-        "seed": facts["seed"],
-        "quantizers": quantizer_options(stages),
-        "profile": {key: value for key, value in profile.items() if key != "quantizers"},
-    }
-    return dict(json.loads(json.dumps(told)))
-
-
 def _run_and_checkpoint(text: str) -> tuple[RunFolder, Path | None]:
     path = Path(text)
     if path.parent.name == "checkpoints" and (path.parent.parent / "run.json").exists():
@@ -245,7 +234,7 @@ def _check_same(run: RunFolder, checkpoint: Path | None, built: Built) -> None:
     then = run.run.get("identity") if checkpoint is None else identity_of(checkpoint)
     if not then:
         raise _refused(run, checkpoint, "does not say which run it is of", now)
-    found = differences(then, now)
+    found = identity_differences(then, now)
     if found:
         raise _refused(run, checkpoint, f"is not of this run: {'; '.join(found)}", now)
 

@@ -33,7 +33,7 @@ from amaqctl.profile import LoadedProfile, profile_error
 from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.task import Task
 
-__all__ = ["Built", "Part", "Parts", "build", "resolve_parts"]
+__all__ = ["Built", "Part", "Parts", "build", "load_task", "resolve_parts"]
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,7 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
     )
     config = load_config(source)
     ranges = _checked_ranges(loaded, num_layers(config))
-    tokenizer = load_tokenizer(source)
-    task: Task = parts.task.cls(
-        parts.task.config,
-        tokenizer,
-        max_length=profile.train.max_length,
-        seed=profile.train.seed,
-    )
+    tokenizer, task = load_task(loaded, parts, source)
     _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
     check_tokens(tokenizer, task.used_tokens(), config.vocab_size, source.model_id)
     pad = pad_token_id(tokenizer, config.vocab_size)
@@ -134,6 +128,20 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
     contents = CheckpointContents(engine.stages, source, settings)
     warnings = tuple(folder_warnings(source))
     return Built(loaded, source, tokenizer, pad, warnings, task, engine, evaluator, contents)
+
+
+def load_task(loaded: LoadedProfile, parts: Parts, source: ModelSource) -> tuple[Any, Task]:
+    """The model's tokenizer and the profile's data by it; no weights are read.
+
+    Raises:
+        InputError, PluginError: the tokenizer or the data cannot be used.
+    """
+    tokenizer = load_tokenizer(source)
+    train = loaded.profile.train
+    task: Task = parts.task.cls(
+        parts.task.config, tokenizer, max_length=train.max_length, seed=train.seed
+    )
+    return tokenizer, task
 
 
 def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:

@@ -67,6 +67,9 @@ def evaluate(
         step = choice.step if choice else 0
         for line in [*built.warnings, *(choice.warnings() if choice else ())]:
             session.warn(line)
+        changes = runs.changes_since_training(built, run, choice) if run and choice else []
+        for line in changes:
+            session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
         scores = _scores(session, built.evaluator, step, wanted)  # type: ignore[arg-type]
         data: dict[str, Any] = {
@@ -74,6 +77,8 @@ def evaluate(
             "profile": str(built.loaded.path),
             "step": step,
             "passed_over": dict(choice.passed_over) if choice else {},
+            "overrides": list(set_ or []),
+            "changed_since_training": changes,
             "num_examples": len(built.evaluator.examples),
             "num_validation": len(built.task.validation),
             "metrics": scores,

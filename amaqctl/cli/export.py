@@ -10,11 +10,14 @@ import typer
 
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Traceback, command
+from amaqctl.errors import InputError, UsageError
 from amaqctl.units import mib
 
 if TYPE_CHECKING:
+    from amaqctl.engine.run_folder import RunFolder
     from amaqctl.exporting import MergeCheck
     from amaqctl.model.source import ModelSource
+    from amaqctl.profile import LoadedProfile
 
 
 def export(
@@ -26,15 +29,23 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write whole merged weights instead of the adapter.")
     ] = False,
+    onto_another_base: Annotated[
+        bool,
+        typer.Option(
+            "--onto-another-base", help="Merge though the base is not the one trained on."
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Write a stock PEFT adapter folder, or, with --merge, the whole model with it merged in.
 
-    Merged weights have the base's type. Before success is reported they are read back and their
-    logits compared with those of the adapter on its base; exit 8 if they differ by more than
-    rounding. The quantizers are a device of training and are not in the export.
+    Merged weights have the type that the base was trained on in, `model.dtype` of the run's
+    profile. Before success is reported they are read back and their logits compared with those of
+    the adapter on its base; exit 8 if they differ by more than rounding. If the base is no longer
+    the one that was trained on, a merge is refused. The quantizers are a device of training and
+    are not in the export.
     """
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
         session.note("loading …")
@@ -43,32 +54,42 @@ def export(
         from amaqctl.model.source import resolve_source
         from amaqctl.profile import load_profile
 
+        if onto_another_base and not merge:
+            raise UsageError("--onto-another-base goes with --merge")
         exporting.refuse_target(to)
         folder = runs.existing_run(run)
         choice = choose_checkpoint(folder, checkpoint)
         for line in choice.warnings():
             session.warn(line)
         chosen = choice.path
-        model = load_profile(folder.path / "profile.yaml").profile.model
+        loaded = load_profile(folder.path / "profile.yaml")
+        model = loaded.profile.model
         source = resolve_source(model.id, model.revision, model.local_files_only)
+        changes = _changes(loaded, source, folder, chosen, merge and not onto_another_base)
+        for line in changes:
+            session.warn(line)
         title = f"{folder.path.resolve().name}, {chosen.name}"
         check: MergeCheck | None = None
         if merge:
             session.note("merging and checking …")
-            check = exporting.export_merged(
-                chosen / "adapter", to, source, model.dtype, lambda c: _merged_page(title, c)
-            )
+
+            def page(check: MergeCheck) -> str:
+                return _merged_page(title, check, changes)
+
+            check = exporting.export_merged(chosen / "adapter", to, source, model.dtype, page)
             if check.max_difference_saved >= check.adapter_effect:
                 session.warn(
                     f"rounding to {check.dtype} changes the logits as much as the adapter does: "
                     "use the adapter on its base, or train with model.dtype=float32"
                 )
         else:
-            exporting.export_adapter(chosen / "adapter", to, source, _adapter_page(title, source))
+            readme = _adapter_page(title, source, changes)
+            exporting.export_adapter(chosen / "adapter", to, source, readme)
         data: dict[str, Any] = {
             "run": str(folder.path),
             "step": choice.step,
             "passed_over": dict(choice.passed_over),
+            "changed_since_training": changes,
             "to": str(to),
             "kind": "merged" if merge else "adapter",
             "base": source.base_model_name,
@@ -76,6 +97,29 @@ def export(
             "check": asdict(check) if check else None,
         }
         session.result(data, _text(data, check), str(to))
+
+
+def _changes(
+    loaded: LoadedProfile, source: ModelSource, run: RunFolder, checkpoint: Path, is_refused: bool
+) -> list[str]:
+    """What of base and data is not as in training.
+
+    Raises:
+        InputError: the base is another one, and so ``is_refused``.
+    """
+    from amaqctl.build.provenance import changes_before_export
+    from amaqctl.engine.checkpoint import identity_of
+
+    then = identity_of(checkpoint) or run.run.get("identity") or run.run
+    base, data = changes_before_export(then, loaded, source)
+    if base and is_refused:
+        raise InputError(
+            base,
+            where=source.model_id,
+            hint="bring back the base, export without --merge, or add --onto-another-base",
+            error_id="INPUT-BASE-CHANGED",
+        )
+    return [text for text in (base, data) if text]
 
 
 def _text(data: dict[str, Any], check: MergeCheck | None) -> str:
@@ -101,7 +145,7 @@ def _check_text(check: MergeCheck) -> str:
     return text
 
 
-def _adapter_page(title: str, source: ModelSource) -> str:
+def _adapter_page(title: str, source: ModelSource, changes: list[str]) -> str:
     revision = "" if source.revision is None else f', revision="{source.revision}"'
     return f"""# LoRA adapter
 
@@ -118,10 +162,10 @@ tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 
 It was trained with the model divided and quantized messages between the parts. Loaded like this
 nothing is quantized: this is the clean path that `amaqctl eval --boundary clean` scores.
-"""
+{_notes(changes)}"""
 
 
-def _merged_page(title: str, check: MergeCheck) -> str:
+def _merged_page(title: str, check: MergeCheck, changes: list[str]) -> str:
     return f"""# Merged model
 
 From the amaqctl run {title}: the base weights with the LoRA adapter merged in, as {check.dtype}.
@@ -135,4 +179,8 @@ tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 
 Checked against the adapter on its base, on {check.num_logits} logits in float32 arithmetic:
 {_check_text(check)}.
-"""
+{_notes(changes)}"""
+
+
+def _notes(changes: list[str]) -> str:
+    return "".join(f"\nNote: {text}.\n" for text in changes)
