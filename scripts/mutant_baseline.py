@@ -16,7 +16,7 @@ from mutants import Mutant
 
 @dataclass(frozen=True)
 class TestRun:
-    """One test without a fault: how long it took in seconds, and the lines it ran by module."""
+    """One test without a fault: its seconds of the processor, and the lines it ran by module."""
 
     seconds: float
     lines: dict[str, list[int]]
@@ -103,9 +103,9 @@ class Observer:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         if self._places:
             self.watch()  # a test may have taken the tracer away
-        before = time.perf_counter()
+        before = time.process_time()
         result = yield
-        seconds = time.perf_counter() - before
+        seconds = time.process_time() - before
         self.tests[item.nodeid] = TestRun(round(seconds, 4), self._taken())
         return result
 
