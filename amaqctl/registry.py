@@ -8,7 +8,6 @@ distribution and version.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from amaqctl.errors import PluginError
+from amaqctl.nearest import nearest
 
 QUANTIZERS = "amaqctl.quantizers"
 TASKS = "amaqctl.tasks"
@@ -81,8 +81,8 @@ def find(group: str, name: str) -> Offer:
     kind = _KINDS[group]
     candidates = by_name.get(name, [])
     if not candidates:
-        near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.5)
-        guess = f"did you mean '{near[0]}'? " if near else ""
+        near = nearest(name, by_name)
+        guess = f"did you mean '{near}'? " if near else ""
         raise PluginError(
             f"unknown {kind} '{name}'",
             hint=f"{guess}installed: {', '.join(by_name) or 'none'}",

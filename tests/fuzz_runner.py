@@ -113,8 +113,8 @@ def _be_the_program(case: Case, folder: str, log: str) -> None:
             os.dup2(output, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         # pytest puts its own in their place.
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         sys.argv = ["amaqctl", *case.arguments]
         from amaqctl.cli.start import main as program
 

@@ -126,8 +126,9 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_installed_package_finds_its_own_profiles(tmp_path: Path) -> None:
     package = tmp_path / "amaqctl"
     source = PROFILES.parent / "amaqctl"
-    shutil.copytree(source / "profile", package / "profile")
-    for file in ("__init__.py", "errors.py"):
+    for room in ("profile", "storage"):
+        shutil.copytree(source / room, package / room)
+    for file in ("__init__.py", "errors.py", "nearest.py"):
         shutil.copy(source / file, package / file)
     shutil.copytree(PROFILES, package / "shipped_profiles")
     (package / "shipped_profiles" / "extra.yaml").write_text(PLUGIN, encoding="utf-8")

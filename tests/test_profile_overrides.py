@@ -172,3 +172,18 @@ def test_an_item_without_equals_sign_is_a_usage_error(path: Path) -> None:
     assert caught.value.exit_code == 2
     assert caught.value.where == "--set lora.r"
     assert caught.value.error_id == "USAGE-SET"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (f"task.options{'.a' * 20_000}=1", "a key of more than 20 parts"),
+        (f"split.cuts=[{'1, ' * 30_000}]", "is longer than 65,536 characters"),
+        (f"{'a' * 9_000}=1", f"{'a' * 59}…: unknown key"),
+    ],
+)
+def test_very_long_items_are_refused_in_a_short_line(path: Path, item: str, message: str) -> None:
+    [(shown, said)] = messages(path, item)
+    assert shown == f"--set {item[:199]}…"
+    assert said.startswith(message)
+    assert len(said) < 300

@@ -120,7 +120,7 @@ def test_duplicate_keys_are_reported_once_each(tmp_path: Path) -> None:
         ("%YAML 1.1\n---\na: no\n", (2, 1, "profiles are written in YAML 1.2")),
         (MINIMAL + "lora: {r: 3\n", None),
         ("a: \x01b", (1, 4, "character U+0001 is not allowed in YAML")),
-        ("b: 1\n" * 2000 + "a: \x7fb", (2001, 4, "character U+007F is not allowed in YAML")),
+        ("#\n" * 2000 + "a: \x7fb", (2001, 4, "character U+007F is not allowed in YAML")),
         ("a:\n\tb: 1", None),
         ('amaqctl: "\\U99999999"', (1, 1, "not valid YAML after this point")),
         ("a: " + "[" * 50, (1, 23, "nested deeper than 20 levels")),
@@ -143,16 +143,46 @@ def test_text_that_is_no_profile(
 def test_files_that_are_no_profile(tmp_path: Path) -> None:
     with pytest.raises(ProfileError) as folder:
         load_profile(f"{tmp_path}{os.sep}")
-    assert folder.value.message == "is a folder, not a profile"
+    assert folder.value.message == "cannot be read: it is no regular file"
     assert folder.value.where == str(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for place in (tmp_path / "pipe.yaml", "/dev/zero"):
+        with pytest.raises(ProfileError) as odd:
+            load_profile(place)
+        assert odd.value.message == "cannot be read: it is no regular file"
     large = write(tmp_path, "# x\n" * 100_000)
-    with pytest.raises(ProfileError, match="is larger than 256 KiB"):
+    with pytest.raises(
+        ProfileError, match="it has 400000 bytes, more than the 65536 that are legal"
+    ):
         load_profile(large)
     with pytest.raises(InputError) as missing:
         load_profile(tmp_path / "quickstrat.yaml")
     assert missing.value.exit_code == 4
     assert missing.value.hint is not None
     assert missing.value.hint.startswith("did you mean 'quickstart'? shipped profiles: ")
+
+
+@pytest.mark.parametrize(
+    "text, last",
+    [
+        (
+            "b: [" + ", ".join(["*x"] * 9_000) + "]",
+            "too many faults; nothing from here on was read",
+        ),
+        ("b: [" + ", ".join(["&x 1"] * 9_000) + "]", "too many faults; nothing from here on was"),
+        ("b: 1\n" * 9_000, "too many faults; nothing from here on was read"),
+        ("".join(f"k{i}: 1\n" for i in range(5_000)), "and 4,901 more faults from here on"),
+        ("lora: {" + ", ".join(f"r{i}: 1" for i in range(5_000)) + "}", "and 4,901 more faults"),
+    ],
+    ids=["aliases", "anchors", "equal keys", "unknown keys", "unknown keys of a section"],
+)
+def test_of_very_many_faults_the_first_hundred_are_told(
+    tmp_path: Path, text: str, last: str
+) -> None:
+    found = faults(tmp_path, MINIMAL + text)
+    assert len(found) == 100
+    assert found[-1][2].startswith(last)
+    assert all(message != found[-1][2] for _, _, message in found[:-1])
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:

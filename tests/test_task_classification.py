@@ -140,3 +140,34 @@ def test_bad_rows(tmp_path: Path, row: dict[str, Any], message: str) -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ClassificationTask.Config(**({"train": "t.csv"} | options))
+
+
+@pytest.mark.parametrize(
+    "labels, column",
+    [([0, 1], [0, 1]), ([True, False], [True, False]), (["0", 1], ["0", 1]), ([1, 0], ["1", "0"])],
+)
+def test_labels_may_be_written_as_in_the_column(
+    tmp_path: Path, labels: list[Any], column: list[Any]
+) -> None:
+    rows = [{"text": "a", "label": column[0]}, {"text": "b", "label": column[1]}]
+    task = make(tmp_path, *rows, labels=labels)
+    assert [example.choice for example in task.train] == [0, 1]
+    assert all(isinstance(label, str) for label in task.labels)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0.5, 1], "labels.0: Input should be a valid string"),
+        ([1], "labels holds fewer than two labels"),
+        ([], "labels holds fewer than two labels"),
+        ([1, "1"], "labels holds the same label twice"),
+        ([None, 1], "labels.0: Input should be a valid string"),
+    ],
+)
+def test_labels_that_are_none(labels: list[Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ClassificationTask.Config(train="t", labels=labels)
+    [found] = caught.value.errors()
+    where = ".".join(str(part) for part in found["loc"])
+    assert f"{where}: {found['msg']}".removeprefix(": Value error, ") == message

@@ -103,3 +103,18 @@ def test_tasks_are_light_to_import() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_warnings_of_both_splits_are_given_once() -> None:
+    other = Example(0, (1, 1), (-100, 1))
+    task = make(
+        Split([GOOD], "here", warnings=("odd", "strange")),
+        Split([other], "there", warnings=("odd",)),
+    )
+    assert task.warnings == ("odd", "strange")
+
+
+def test_validation_examples_that_are_trained_on_are_counted() -> None:
+    assert make(Split([GOOD], "here")).warnings == (
+        "1 of 1 validation examples are in train too; their score says little about new data",
+    )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import amaqctl.tasks.encode as encode_module
 from amaqctl.errors import InputError
 from amaqctl.tasks.encode import Pair, beginning_ids, encode_pairs, end_id, token_ids
 from amaqctl.tasks.task import Example
@@ -137,6 +138,59 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
         end_id(byte_tokenizer(ends=False))
     assert str(caught.value) == "model.id: the tokenizer has no end-of-sequence token"
     assert caught.value.exit_code == 4
+
+
+BOS_WARNING = "where a prompt begins with '<bos>' already, no second one is added"
+EOS_WARNING = "where a completion ends in '<eos>' already, no second one is added"
+
+
+@pytest.mark.parametrize(
+    "prompt, completion, tokenizer, ids, warnings",
+    [
+        ("<bos>a", "b", BEGINNING, (BOS, 97, 98, EOS), (BOS_WARNING,)),
+        ("<bos>a", "b", PLAIN, (BOS, 97, 98, EOS), ()),
+        ("<bos><bos>a", "b", BEGINNING, (BOS, BOS, 97, 98, EOS), (BOS_WARNING,)),
+        ("a", "b<eos>", PLAIN, (97, 98, EOS), (EOS_WARNING,)),
+        ("a", "b<eos>\n ", PLAIN, (97, 98, EOS), (EOS_WARNING,)),
+        ("a", "b<eos><eos>", PLAIN, (97, 98, EOS, EOS), (EOS_WARNING,)),
+        ("a", "<eos>", PLAIN, (97, EOS), (EOS_WARNING,)),
+        ("a<eos>", "b<pad>", PLAIN, (97, EOS, 98, PAD, EOS), ()),
+        ("<bos>a", "<bos>b<eos>", BEGINNING, (BOS, 97, BOS, 98, EOS), (EOS_WARNING, BOS_WARNING)),
+    ],
+)
+def test_special_tokens_of_the_text_are_not_added_again(
+    prompt: str, completion: str, tokenizer: Any, ids: tuple[int, ...], warnings: tuple[str, ...]
+) -> None:
+    pairs = [Pair(prompt, completion, "f:1")] * 2
+    split = encode(*pairs, tokenizer=tokenizer)
+    assert [example.input_ids for example in split.examples] == [ids, ids]
+    assert split.warnings == tuple(sorted(warnings))
+
+
+def test_left_truncation_keeps_the_text_s_own_beginning_token() -> None:
+    pair = Pair("<bos>abcdef", "gh", "f:1")
+    for tokenizer in (PLAIN, BEGINNING):
+        split = encode(pair, tokenizer=tokenizer, max_length=5, truncation="left")
+        assert split.examples[0].input_ids == (BOS, 102, 103, 104, EOS)
+
+
+def test_where_nothing_closes_the_text_its_end_token_stays() -> None:
+    (example,) = encode(Pair("a", "b<eos>\n", "f:1"), ending=()).examples
+    assert example.input_ids == (97, 98, EOS, 10)
+
+
+def test_text_far_too_long_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer()
+    seen: list[int] = []
+    monkeypatch.setattr(
+        encode_module, "token_ids", lambda t, text: seen.append(len(text)) or token_ids(t, text)
+    )
+    long = Pair("a" * 100_000, "b", "f:1")
+    split = encode(long, tokenizer=tokenizer, max_length=4)
+    assert (split.num_dropped, seen) == ({"longer than 4 tokens": 1}, [])
+    split = encode(long, tokenizer=tokenizer, max_length=4, truncation="left")
+    assert split.examples[0].input_ids == (97, 97, 98, EOS)
+    assert seen == [4000, 1]
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=20)

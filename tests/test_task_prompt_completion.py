@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from test_task_encode import EOS, NONE, PLAIN
 
 from amaqctl.errors import InputError
+from amaqctl.tasks.encode import token_ids
 from amaqctl.tasks.prompt_completion import PromptCompletionTask
 from amaqctl.tasks.task import Example
 
@@ -161,3 +162,55 @@ def test_fingerprint_follows_the_data(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len({first, *(task.fingerprint() for task in others)}) == 1 + len(others)
     assert len(first) == 64
+
+
+@pytest.mark.parametrize(
+    "completion, generated, right",
+    [
+        ("ok<eos>", "ok<eos><pad><pad>", True),
+        ("ok", "ok<eos>", True),
+        ("ok<eos>\n", "ok<eos>", True),
+        ("ok<eos><eos>", "ok<eos>more", True),
+        ("<bos>ok", "<bos>ok<eos>", True),
+        ("o<pad>k", "ok<eos>", True),
+        ("ok<eos>more", "ok<eos>", True),
+        ("ok<eos>", "ko<eos>", False),
+        ("ok", "okmore<eos>", False),
+    ],
+)
+def test_answer_and_generated_text_are_compared_in_one_form(
+    tmp_path: Path, completion: str, generated: str, right: bool
+) -> None:
+    task = make(tmp_path, pair("q", completion), generate={"max_new_tokens": 5})
+    text = task.text_of(token_ids(PLAIN, generated))
+    assert task.is_match(task.validation[0], text) is right
+
+
+@pytest.mark.parametrize(
+    "marker, completion, generated, right",
+    [
+        ("####", "so #### 4<eos>", "well #### 4<eos><pad>", True),
+        ("####", "so #### <bos>4", "#### 4<eos>", True),
+        ("<pad>", "so <pad> 4<eos>", "well <pad> 4<eos>", True),
+        ("<pad>", "so <pad> 4<eos>", "well 4<eos>", False),
+        ("<pad>", "so <pad> 4<eos>", "<pad>5<eos>", False),
+    ],
+)
+def test_a_marker_may_be_a_special_token(
+    tmp_path: Path, marker: str, completion: str, generated: str, right: bool
+) -> None:
+    generate = {"max_new_tokens": 5, "answer_after": marker}
+    task = make(tmp_path, pair("q", completion), generate=generate)
+    assert task.validation[0].answer == "4"
+    assert task.is_match(task.validation[0], task.text_of(token_ids(PLAIN, generated))) is right
+
+
+def test_a_marker_that_ends_generation_is_refused(tmp_path: Path) -> None:
+    generate = {"max_new_tokens": 5, "answer_after": "x<eos>"}
+    error = fault(tmp_path, pair("q", "x<eos>4"), generate=generate)
+    assert str(error).startswith("task.options.generate.answer_after: the marker 'x<eos>' holds")
+
+
+def test_a_row_without_its_completion_gets_no_other_column_as_a_hint(tmp_path: Path) -> None:
+    error = fault(tmp_path, {"prompt": "a"})
+    assert error.hint == "add it to the row, or name another column in task.options"

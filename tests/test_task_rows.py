@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from amaqctl.errors import InputError
 from amaqctl.tasks.files import FileConfig, hold_out, load_rows
+from amaqctl.tasks.groups import choose_groups
 from amaqctl.tasks.rows import Row, read_rows
 
 
@@ -56,7 +59,7 @@ def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_folder_instead_of_file(tmp_path: Path) -> None:
     (tmp_path / "d.csv").mkdir()
     error = fault(tmp_path / "d.csv")
-    assert str(error) == f"{tmp_path}/d.csv: cannot be read: Is a directory"
+    assert str(error) == f"{tmp_path}/d.csv: cannot be read: it is no regular file"
     assert error.error_id == "INPUT-FILE"
 
 
@@ -96,12 +99,83 @@ def test_bad_content(
     assert error.error_id == error_id
 
 
-@pytest.mark.parametrize("content", ['{"a": ' + "1" * 5000 + "}", "[" * 100_000])
-def test_json_that_python_refuses(tmp_path: Path, content: str) -> None:
-    path = write(tmp_path, "d.jsonl", content)
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"a": ' + "1" * 100_000 + "}", "holds a whole number of thousands of digits"),
+        ("[" * 200_000, "nested deeper than 100 levels"),
+        ('{"a": ' + "[" * 150 + "]" * 150 + "}", "nested deeper than 100 levels"),
+        ('{"a": ' + '{"b": ' * 400 + "1" + "}" * 401, "nested deeper than 100 levels"),
+        ('{"a": NaN}', "not JSON: NaN is no number there; write null"),
+        ('{"a": [-Infinity]}', "not JSON: -Infinity is no number there; write null"),
+        ('{"a": 1, "a": 1}', 'not JSON that is clear: key "a" is given twice'),
+        ('{"b": {"a": 1, "a": 1}}', 'not JSON that is clear: key "a" is given twice'),
+        ('{"a": "x\0"}', "byte 0x00 is no text"),
+    ],
+)
+def test_rows_that_python_would_take_or_choke_on(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = write(tmp_path, "d.jsonl", '{"a": 1}\n' + content)
     error = fault(path)
-    assert str(error).startswith(f"{path}:1: not JSON that can be read: ")
-    assert error.error_id == "INPUT-FORMAT"
+    assert str(error) == f"{path}:2: {message}"
+
+
+def test_many_brackets_side_by_side_are_no_depth(tmp_path: Path) -> None:
+    path = write(tmp_path, "d.jsonl", '{"a": [' + ", ".join(["[]"] * 500) + "]}")
+    assert read_rows(path)[0].values == {"a": [[]] * 500}
+
+
+@pytest.mark.parametrize("encoding, words", [("utf-16", "UTF-16"), ("utf-32", "UTF-32")])
+def test_another_unicode_encoding_is_named(tmp_path: Path, encoding: str, words: str) -> None:
+    path = write(tmp_path, "d.jsonl", '{"a": 1}\n'.encode(encoding))
+    assert str(fault(path)) == f"{path}:1: not UTF-8: byte 0xff; it looks like {words}"
+
+
+def test_utf_16_without_its_mark_is_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "d.csv", "a,b\n1,2\n".encode("utf-16-le"))
+    assert str(fault(path)) == f"{path}:1: byte 0x00 is no text"
+
+
+def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "d.jsonl")
+    (tmp_path / "d.csv").symlink_to("/dev/zero")
+    assert str(fault(tmp_path / "d.jsonl")).endswith(
+        "d.jsonl: cannot be read: it is no regular file"
+    )
+    assert str(fault(tmp_path / "d.csv")).endswith("d.csv: cannot be read: it is no regular file")
+
+
+def test_a_file_larger_than_memory_is_not_begun(tmp_path: Path) -> None:
+    with open(tmp_path / "d.jsonl", "wb") as file:
+        file.truncate(10 << 40)
+    error = fault(tmp_path / "d.jsonl")
+    assert f"it has {10 << 40} bytes, more than the " in error.message
+    assert error.hint is not None
+    assert "free memory" in error.hint
+
+
+def test_a_field_and_a_header_of_any_length(tmp_path: Path) -> None:
+    path = write(tmp_path, "d.csv", 'a,b\n"' + "x, " * 100_000 + '",y\n')
+    assert read_rows(path)[0].values == {"a": "x, " * 100_000, "b": "y"}
+    assert csv.field_size_limit() == 131_072  # of the whole process: as it was
+    names = [f"c{i}" for i in range(40_000)]
+    path = write(tmp_path, "w.csv", ",".join(names) + "\n" + ",".join(names) + "\n")
+    row = read_rows(path)[0]
+    assert row.values == dict(zip(names, names, strict=True))
+    error = text_fault(row, "prompt")
+    assert error.message.endswith("c18, c19 and 39,980 more")
+
+
+@pytest.mark.parametrize("sign, words", [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
+def test_another_separator_is_named(tmp_path: Path, sign: str, words: str) -> None:
+    hint = f"the fields seem to be separated by {words}; save the file with commas, or as .jsonl"
+    for content in ("prompt;completion\na;b\n", '"prompt";"completion"\n"a";"b"\n',
+                    "prompt;completion\na, b;c\n"):  # fmt: skip
+        path = write(tmp_path, "d.csv", content.replace(";", sign))
+        with pytest.raises(InputError) as caught:
+            read_rows(path)[0].text("completion")
+        assert caught.value.hint == hint
 
 
 def text_fault(row: Row, column: str) -> InputError:
@@ -118,7 +192,12 @@ def test_missing_column_names_those_that_exist() -> None:
     assert str(error) == "d.jsonl:4: no column 'qestion'; columns here: question, answer"
     assert error.hint == "did you mean 'question'?"
     assert error.error_id == "INPUT-COLUMN"
-    assert text_fault(row, "zzz").hint == "name one of these in task.options"
+    other = "add it to the row, or name another column in task.options"
+    assert text_fault(row, "zzz").hint == other
+    wanting = Row({"prompt": "x", "id": 1}, "d.jsonl:4", wanted=("prompt", "completion"))
+    assert text_fault(wanting, "completion").hint == other
+    two = Row({"answer": "x"}, "d.jsonl:4", wanted=("answer", "answers"))
+    assert text_fault(two, "answers").hint == other
     assert str(text_fault(Row({}, "d:1"), "a")) == "d:1: no column 'a'; columns here: none"
 
 
@@ -154,28 +233,80 @@ def rows_of(values: list[int]) -> list[Row]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=60), st.floats(0.01, 0.5))
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=60), st.floats(0.01, 0.99))
 def test_hold_out_keeps_equal_rows_together(values: list[int], fraction: float) -> None:
     rows = rows_of(values)
-    try:
-        rest, held_out = hold_out(rows, fraction, "d")
-    except InputError:
-        # One group of equal rows held everything, or the rest was in the groups taken.
-        assert len(set(values)) <= max(1, round(fraction * len(rows)))
+    if len(set(values)) == 1:
+        with pytest.raises(InputError, match=f"of {len(rows)} equal rows leaves none to train on"):
+            hold_out(rows, fraction, "d")
         return
+    rest, held_out, warnings = hold_out(rows, fraction, "d")
+    assert rest
     assert held_out
-    assert len(held_out) >= round(fraction * len(rows))
     assert {row.values["a"] for row in rest}.isdisjoint(row.values["a"] for row in held_out)
+    assert bool(warnings) == (len(set(values)) < len(values))
     order = {row.place: index for index, row in enumerate(rows)}
     for part in (rest, held_out):
         assert [order[row.place] for row in part] == sorted(order[row.place] for row in part)
     assert sorted(order[row.place] for row in rest + held_out) == list(range(len(rows)))
 
 
+@pytest.mark.parametrize(
+    "sizes, target, held",
+    [
+        ((90, *[1] * 10), 20, 10),
+        ((7, 5, 5, 1), 10, 10),
+        ((6, 5, 5), 10, 10),
+        ((50, 50), 1, 50),
+        ((3, 3, 3), 4, 3),
+        ((4, 4, 1), 6, 5),
+        ((2, 10), 7, 10),
+        ((2, 12), 7, 2),
+    ],
+)
+def test_the_fraction_is_met_as_near_as_whole_groups_allow(
+    sizes: tuple[int, ...], target: int, held: int
+) -> None:
+    chosen = choose_groups(sizes, target)
+    assert sum(sizes[index] for index in chosen) == held
+    assert len(set(chosen)) == len(chosen)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.data())
+def test_no_other_choice_of_groups_is_nearer(sizes: list[int], data: st.DataObject) -> None:
+    target = data.draw(st.integers(1, sum(sizes) - 1))
+    sums = {
+        sum(size for index, size in enumerate(sizes) if choice >> index & 1)
+        for choice in range(1, 2 ** len(sizes) - 1)
+    }
+    held = sum(sizes[index] for index in choose_groups(sizes, target))
+    assert held in sums
+    assert abs(held - target) == min(abs(other - target) for other in sums)
+
+
+def test_what_repeated_rows_did_is_said() -> None:
+    rest, held_out, warnings = hold_out(rows_of([0] * 90 + list(range(1, 11))), 0.2, "d")
+    assert (len(rest), len(held_out)) == (90, 10)
+    assert warnings == (
+        "89 of 100 rows repeat another; equal rows stay on one side, so 10 are held out, not the "
+        "20 asked for",
+    )
+
+
+def test_rows_are_equal_where_the_columns_that_are_read_are() -> None:
+    rows = [Row({"a": str(i % 2), "id": str(i)}, f"d:{i}") for i in range(10)]
+    rest, held_out, warnings = hold_out(rows, 0.5, "d", ["a"])
+    assert {row.values["a"] for row in rest}.isdisjoint(row.values["a"] for row in held_out)
+    assert warnings == (
+        "8 of 10 rows repeat another; equal rows stay on one side, so 5 are held out",
+    )
+
+
 def test_hold_out_does_not_depend_on_the_order() -> None:
     rows = rows_of(list(range(40)))
-    _, held_out = hold_out(rows, 0.1, "d")
-    _, reversed_held_out = hold_out(rows[::-1], 0.1, "d")
+    _, held_out, _ = hold_out(rows, 0.1, "d")
+    _, reversed_held_out, _ = hold_out(rows[::-1], 0.1, "d")
     assert {r.values["a"] for r in held_out} == {r.values["a"] for r in reversed_held_out}
     assert len(held_out) == 4
 
@@ -192,10 +323,10 @@ def test_limits_and_validation_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write(tmp_path, "t.csv", "a\n1\n2\n3\n")
     write(tmp_path, "v.csv", "a\n7\n8\n")
     config = FileConfig(train="t.csv", validation="v.csv", train_limit=2, validation_limit=1)
-    train, validation, train_place, validation_place = load_rows(config)
-    assert [row.values["a"] for row in train] == ["1", "2"]
-    assert [row.values["a"] for row in validation] == ["7"]
-    assert (train_place, validation_place) == ("t.csv", "v.csv")
-    train, validation, _, validation_place = load_rows(FileConfig(train="t.csv", validation=0.4))
-    assert sorted(row.values["a"] for row in train + validation) == ["1", "2", "3"]
-    assert validation_place == "t.csv (0.4 held out)"
+    rows = load_rows(config, ["a"])
+    assert [row.values["a"] for row in rows.train] == ["1", "2"]
+    assert [row.values["a"] for row in rows.validation] == ["7"]
+    assert (rows.train_place, rows.validation_place) == ("t.csv", "v.csv")
+    rows = load_rows(FileConfig(train="t.csv", validation=0.4), ["a"])
+    assert sorted(row.values["a"] for row in rows.train + rows.validation) == ["1", "2", "3"]
+    assert rows.validation_place == "t.csv (0.4 held out)"

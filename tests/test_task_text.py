@@ -112,3 +112,14 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TextTask.Config(**({"train": "t.txt"} | options))
+
+
+def test_tokens_that_begin_and_end_documents_already_are_not_added_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.txt", "<bos>ab<eos>\n")
+    other = write(tmp_path / "u.txt", "xyz")
+    task = make(train=[path, path], validation=other, tokenizer=BEGINNING, max_length=5)
+    assert [e.input_ids for e in task.train] == [
+        (BOS, 97, 98, EOS, BOS),
+        (BOS, 97, 98, EOS),
+    ]
+    assert task.warnings == ("where a document ends in '<eos>' already, no second one is added",)

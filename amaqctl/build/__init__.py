@@ -126,7 +126,7 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
         max_examples=max_eval_examples or profile.eval.max_examples,
     )
     contents = CheckpointContents(engine.stages, source, settings)
-    warnings = tuple(folder_warnings(source))
+    warnings = (*folder_warnings(source), *task.warnings)
     return Built(loaded, source, tokenizer, pad, warnings, task, engine, evaluator, contents)
 
 

@@ -122,7 +122,10 @@ class Evaluator:
         return matches / len(self.examples)
 
     def generate(self, examples: Sequence[Example], step: int) -> list[str]:
-        """Greedy continuation of each prompt through the cuts, with a key-value cache."""
+        """Greedy continuation of each prompt through the cuts, as the task's ``text_of``.
+
+        A key-value cache keeps what was computed for the tokens before.
+        """
         prompts = [list(e.input_ids[: e.prompt_length]) for e in examples]
         longest = max(map(len, prompts))
         tokens_BT = torch.tensor([[self._pad_id] * (longest - len(p)) + p for p in prompts])
@@ -150,9 +153,7 @@ class Evaluator:
                 break
             tokens_BT = next_B.unsqueeze(1)
             lengths = [n + 1 for n in lengths]
-        rows = torch.stack(generated, 1).tolist()
-        decode = self._tokenizer.decode  # type: ignore[attr-defined]
-        return [decode(row, skip_special_tokens=True) for row in rows]
+        return [self._task.text_of(row) for row in torch.stack(generated, 1).tolist()]
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         for start in range(0, len(examples), self._batch_size):

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amaqctl.errors import Problem, ProfileError
+from amaqctl.errors import InputError, Problem, ProfileError
 from amaqctl.profile.faults import option_problems, profile_error, validate
 from amaqctl.profile.overrides import apply_override
 from amaqctl.profile.schema import Profile
 from amaqctl.profile.shipped import locate
 from amaqctl.profile.tree import Mapping, Mark, Tree, parse_dotted, show, to_plain
 from amaqctl.profile.yaml12 import YamlDocument, dump
+from amaqctl.storage import read_bytes
 
-_MAX_BYTES = 256 * 1024  # a hundred times the longest sensible profile
+_MAX_BYTES = 64 * 1024  # thirty times the longest sensible profile; read in a second or two
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,11 @@ def _read_tree(path: Path) -> Tree:
 def _read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise _unreadable(path, "is a folder, not a profile") from None
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise _unreadable(path, f"is larger than {_MAX_BYTES // 1024} KiB")
+        data = read_bytes(path, _MAX_BYTES)
+    except InputError as error:
+        raise _unreadable(path, error.message) from error
+    except FileNotFoundError as error:  # gone since it was found
+        raise _unreadable(path, "cannot be read: it is gone") from error
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

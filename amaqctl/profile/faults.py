@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from amaqctl.errors import Problem, ProfileError
+from amaqctl.nearest import listed, nearest
 from amaqctl.profile.schema import NEEDED, RULE, Profile, section_at
 from amaqctl.profile.tree import KeyPath, Tree, dotted, show, to_plain
 
@@ -42,10 +43,20 @@ _WORDS = {
 """What is needed, by pydantic's error type and context, for options that others validate."""
 
 
+MOST_FAULTS = 100
+"""How many faults of one profile are told; a longer list helps nobody and takes its time."""
+
+
 def profile_error(problems: Sequence[Problem], error_id: str = "PROFILE-INVALID") -> ProfileError:
-    """One error that carries all ``problems``; at least one is needed."""
+    """One error that carries the first ``MOST_FAULTS`` of ``problems``; at least one is needed.
+
+    Where there are more, the last that is carried says how many follow.
+    """
     found = sorted(set(problems))
     first = found[0]
+    if len(found) > MOST_FAULTS:
+        more = f"and {len(found) - MOST_FAULTS + 1:,} more faults from here on"
+        found[MOST_FAULTS - 1 :] = [replace(found[MOST_FAULTS - 1], message=more)]
     if len(found) == 1:
         place = f"{first.file}:{first.line}:{first.column}" if first.line else first.file
         return ProfileError(first.message, problems=found, where=place, error_id=error_id)
@@ -57,8 +68,8 @@ def profile_error(problems: Sequence[Problem], error_id: str = "PROFILE-INVALID"
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``, did you mean 'alpha'?`` for the name in ``known`` nearest to ``name``; else empty."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean '{near[0]}'?" if near else ""
+    near = nearest(name, known)
+    return f", did you mean '{near}'?" if near else ""
 
 
 def unknown_key(path: KeyPath) -> str:
@@ -67,7 +78,7 @@ def unknown_key(path: KeyPath) -> str:
     assert section is not None, path
     known, name = list(section.model_fields), str(path[-1])
     guess = _elsewhere(name) or did_you_mean(name, known)
-    return f"unknown key{guess or ', known here: ' + ', '.join(known)}"
+    return f"unknown key{guess or ', known here: ' + listed(known)}"
 
 
 def _elsewhere(name: str) -> str:
@@ -90,12 +101,31 @@ def validate(tree: Tree) -> Profile:
     try:
         profile = Profile.model_validate(to_plain(tree.root))
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
+        details, rest = _in_order(tree, (), error)
+        problems += rest
+        for detail in details:
             if not tree.is_refused(detail["loc"]):
                 problems.append(_own_problem(tree, detail))
     if problems:
         raise profile_error(problems)
     return profile
+
+
+def _in_order(
+    tree: Tree, base: KeyPath, error: ValidationError
+) -> tuple[list[ErrorDetails], list[Problem]]:
+    """The findings that stand first, and a blank problem for each that will not be told.
+
+    Only those told are worth words: a suggestion for each of very many would take its time.
+    """
+
+    def position(detail: ErrorDetails) -> tuple[int, int]:
+        mark = tree.mark_at((*base, *detail["loc"]))
+        return mark.line, mark.column
+
+    details = sorted(error.errors(include_url=False), key=position)
+    rest = [(*base, *detail["loc"]) for detail in details[MOST_FAULTS:]]
+    return details[:MOST_FAULTS], [tree.mark_at(path).problem(dotted(path)) for path in rest]
 
 
 def _own_problem(tree: Tree, detail: ErrorDetails) -> Problem:
@@ -143,14 +173,16 @@ def option_problems(
         return [tree.mark_at(base).problem(message)]
     known = list(known)
     found: dict[KeyPath, list[str]] = defaultdict(list)
-    for detail in error.errors(include_url=False):
+    details, rest = _in_order(tree, base, error)
+    for detail in details:
         path, words = _option_fault(tree, base, detail, known, owner)
         if words not in found[path]:
             found[path].append(words)
-    return sorted(
+    told = [
         tree.mark_at(path).problem(f"{dotted(path)}: {'; or '.join(words)}")
         for path, words in found.items()
-    )
+    ]
+    return sorted([*told, *rest])
 
 
 def _option_fault(
@@ -167,5 +199,5 @@ def _option_fault(
     top_level = len(detail["loc"]) == 1
     guess = did_you_mean(str(detail["loc"][-1]), known) if top_level else ""
     if not guess and top_level:
-        guess = f", known options: {', '.join(known)}" if known else ", it has no options"
+        guess = f", known options: {listed(known)}" if known else ", it has no options"
     return path, f"unknown option of {owner}{guess}"

@@ -19,12 +19,15 @@ from amaqctl.profile.tree import (
     Tree,
     dotted,
     from_plain,
+    shorten,
     show,
     to_plain,
 )
-from amaqctl.profile.yaml12 import YamlDocument
+from amaqctl.profile.yaml12 import MAX_DEPTH, YamlDocument
 
 _MARKER = "--set "
+_MAX_CHARACTERS = 64 * 1024
+_SHOWN_CHARACTERS = 200
 
 
 def apply_override(tree: Tree, item: str) -> None:
@@ -33,7 +36,7 @@ def apply_override(tree: Tree, item: str) -> None:
     Raises:
         UsageError: ``item`` has no ``=``.
     """
-    mark = Mark(_MARKER + one_line(item))
+    mark = Mark(_MARKER + shorten(one_line(item[:_MAX_CHARACTERS]), _SHOWN_CHARACTERS))
     key, equals, text = item.partition("=")
     if not equals:
         raise UsageError(
@@ -43,7 +46,7 @@ def apply_override(tree: Tree, item: str) -> None:
             error_id="USAGE-SET",
         )
     path: KeyPath = tuple(key.strip().split("."))
-    fault = _path_fault(path)
+    fault = _size_fault(item, path) or _path_fault(path)
     if fault:
         tree.problems.append(mark.problem(fault))
         return
@@ -55,6 +58,13 @@ def apply_override(tree: Tree, item: str) -> None:
     tree.problems.extend(value.problems)
     tree.refused.extend(value.refused)
     _put(tree, path, value.node, mark)
+
+
+def _size_fault(item: str, path: KeyPath) -> str | None:
+    """Why the item is larger than any sensible one; None where it is not."""
+    if len(item) > _MAX_CHARACTERS:
+        return f"is longer than {_MAX_CHARACTERS:,} characters"
+    return f"a key of more than {MAX_DEPTH} parts" if len(path) > MAX_DEPTH else None
 
 
 def _path_fault(path: KeyPath) -> str | None:

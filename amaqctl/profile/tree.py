@@ -150,7 +150,7 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = part if _PLAIN_KEY.fullmatch(part) else shorten(repr(part))
+            shown = shorten(part if _PLAIN_KEY.fullmatch(part) else repr(part))
             text += f".{shown}" if text else shown
     return text
 

@@ -29,7 +29,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from amaqctl.errors import Problem
-from amaqctl.profile.faults import profile_error
+from amaqctl.profile.faults import MOST_FAULTS, profile_error
 from amaqctl.profile.scalars import NotAllowedError, resolve
 from amaqctl.profile.tree import (
     KeyPath,
@@ -43,7 +43,9 @@ from amaqctl.profile.tree import (
     show,
 )
 
-_MAX_DEPTH = 20
+MAX_DEPTH = 20
+"""Levels of lists and mappings in each other."""
+
 _PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 Place = Callable[[int, int], Mark]
@@ -103,8 +105,10 @@ class YamlDocument:
 
     def _node(self, event: Any, path: KeyPath) -> Node:
         mark = self._mark(event)
-        if len(path) - len(self._base) >= _MAX_DEPTH:
-            raise _SyntaxError(mark, f"nested deeper than {_MAX_DEPTH} levels")
+        if len(path) - len(self._base) >= MAX_DEPTH:
+            raise _SyntaxError(mark, f"nested deeper than {MAX_DEPTH} levels")
+        if len(self.problems) >= MOST_FAULTS - 1:
+            raise _SyntaxError(mark, "too many faults; nothing from here on was read")
         if isinstance(event, AliasEvent):
             return self._refuse(mark, path, f"alias *{event.anchor} is not allowed in a profile")
         if event.anchor is not None:

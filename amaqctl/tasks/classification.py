@@ -6,15 +6,27 @@ token is likeliest at the last prompt position wins, so first tokens must differ
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from amaqctl.errors import InputError
+from amaqctl.nearest import listed
 from amaqctl.tasks.encode import Pair, Truncation, encode_pairs, token_ids
 from amaqctl.tasks.files import FileConfig, load_rows
 from amaqctl.tasks.rows import Row
 from amaqctl.tasks.task import Metric, Split, Task
+
+
+def _spelled(value: Any) -> Any:
+    """Whole numbers and booleans as JSON spells them; anything else as it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
+
+
+Label = Annotated[str, BeforeValidator(_spelled)]
 
 
 class ClassificationTask(Task):
@@ -31,9 +43,10 @@ class ClassificationTask(Task):
             description="column with the label; whole numbers and booleans count as their "
             "JSON spelling",
         )
-        labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        labels: tuple[Label, ...] | None = Field(
             default=None,
-            description="all labels, in the order of reports; null sorts those in train",
+            description="all labels, in the order of reports; null sorts those in train; whole "
+            "numbers and booleans count as in the column",
         )
         verbalizers: dict[str, str] = Field(
             default_factory=dict,
@@ -71,6 +84,8 @@ class ClassificationTask(Task):
         @model_validator(mode="after")
         def _labels_are_distinct(self) -> ClassificationTask.Config:
             if self.labels is not None:
+                if len(self.labels) < 2:
+                    raise ValueError("labels holds fewer than two labels")
                 if len(set(self.labels)) != len(self.labels):
                     raise ValueError("labels holds the same label twice")
                 unknown = sorted(set(self.verbalizers) - set(self.labels))
@@ -83,10 +98,13 @@ class ClassificationTask(Task):
 
     def load(self) -> tuple[Split, Split]:
         """Read the rows, settle the labels and tokenize; see ``Task``."""
-        train, validation, train_place, validation_place = load_rows(self.config)
-        self.labels = self._settle_labels(train, train_place)
+        columns = (self.config.text,) if isinstance(self.config.text, str) else self.config.text
+        rows = load_rows(self.config, (*columns, self.config.label))
+        self.labels = self._settle_labels(rows.train, rows.train_place)
         self.choice_token_ids = self._first_tokens()
-        return self._encode(train, train_place), self._encode(validation, validation_place)
+        train = self._encode(rows.train, rows.train_place)
+        validation = self._encode(rows.validation, rows.validation_place)
+        return replace(train, warnings=(*rows.warnings, *train.warnings)), validation
 
     def _settle_labels(self, rows: list[Row], place: str) -> tuple[str, ...]:
         if self.config.labels is not None:
@@ -172,10 +190,8 @@ class ClassificationTask(Task):
 
 def _label(row: Row, column: str) -> str:
     value = row.value(column)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else row.text(column)
+    return str(_spelled(value)) if isinstance(value, int) else row.text(column)
 
 
 def _listed(labels: tuple[str, ...]) -> str:
-    return ", ".join(f"'{label}'" for label in labels)
+    return listed(f"'{label}'" for label in labels)

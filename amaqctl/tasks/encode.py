@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Truncation = Literal["drop", "left"]
 
+_MOST_CHARACTERS_PER_TOKEN = 1000
+"""No tokenizer has longer tokens on average: text beyond is too long without being tokenized."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -59,6 +62,27 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
+def with_beginning(
+    tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What text starts with, and the rest of it: its own beginning-of-sequence token if it has
+    one, else the token that this tokenizer puts by itself, else nothing."""
+    if ids and ids[0] == tokenizer.bos_token_id:
+        return ids[:1], ids[1:]
+    return beginning_ids(tokenizer), ids
+
+
+def without_blank_behind_end(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """``text``, less white space behind a closing end-of-sequence token: nothing comes after."""
+    closed = text.rstrip()
+    return closed if tokenizer.eos_token and closed.endswith(tokenizer.eos_token) else text
+
+
+def kept_as_it_is(token: str, where: str) -> str:
+    """The warning that text ``where`` has ``token`` already, so that none was added."""
+    return f"where {where} '{token}' already, no second one is added"
+
+
 def encode_pairs(
     pairs: Iterable[Pair],
     tokenizer: PreTrainedTokenizerBase,
@@ -73,25 +97,45 @@ def encode_pairs(
     Pairs longer than ``max_length`` tokens are dropped and counted; with ``truncation="left"``
     the prompt first loses tokens at its start (never a beginning-of-sequence token), and only
     a pair whose completion leaves no room for one prompt token is dropped. ``sample_id`` counts
-    the examples kept.
+    the examples kept. A beginning-of-sequence or ``ending`` token that the text has already is
+    not added again, and ``Split.warnings`` says so.
 
     Raises:
         InputError: a prompt or completion tokenizes to nothing.
     """
-    beginning = beginning_ids(tokenizer)
+    puts_beginning = bool(beginning_ids(tokenizer))
     examples: list[Example] = []
+    warnings: set[str] = set()
     num_too_long = 0
     for pair in pairs:
-        prompt = _ids_of_part(tokenizer, pair.prompt, "prompt", pair.place)
-        completion = _ids_of_part(tokenizer, pair.completion, "completion", pair.place) + ending
-        room = max_length - len(beginning) - len(completion)
-        if len(prompt) > room and (truncation == "drop" or room < 1):
+        texts = _within_reason(pair, max_length, truncation)
+        if texts is None:
             num_too_long += 1
             continue
-        prompt = beginning + prompt[-room:]
-        examples.append(_example(len(examples), prompt, completion, pair))
+        prompt = _ids_of_part(tokenizer, texts[0], "prompt", pair.place)
+        beginning, rest = with_beginning(tokenizer, prompt)
+        if puts_beginning and len(rest) < len(prompt):
+            warnings.add(kept_as_it_is(tokenizer.bos_token, "a prompt begins with"))
+        text = without_blank_behind_end(tokenizer, texts[1]) if ending else texts[1]
+        completion = _ids_of_part(tokenizer, text, "completion", pair.place)
+        if ending and completion[-len(ending) :] == ending:
+            warnings.add(kept_as_it_is(tokenizer.eos_token, "a completion ends in"))
+        else:
+            completion += ending
+        room = max_length - len(beginning) - len(completion)
+        if len(rest) > room and (truncation == "drop" or room < 1):
+            num_too_long += 1
+            continue
+        examples.append(_example(len(examples), beginning + rest[-room:], completion, pair))
     dropped = {f"longer than {max_length} tokens": num_too_long} if num_too_long else {}
-    return Split(examples, place, dropped)
+    return Split(examples, place, dropped, tuple(sorted(warnings)))
+
+
+def _within_reason(pair: Pair, max_length: int, truncation: Truncation) -> tuple[str, str] | None:
+    """Prompt and completion, of which ``max_length`` tokens are left in any case; else None."""
+    most = max_length * _MOST_CHARACTERS_PER_TOKEN
+    prompt = pair.prompt if truncation == "drop" else pair.prompt[-most:]
+    return (prompt, pair.completion) if len(prompt) + len(pair.completion) <= 2 * most else None
 
 
 def _example(

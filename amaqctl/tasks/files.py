@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from amaqctl.errors import InputError
+from amaqctl.tasks.groups import choose_groups
 from amaqctl.tasks.rows import Row, read_rows
 from amaqctl.tasks.task import Task
 
@@ -39,49 +42,86 @@ class FileConfig(Task.Config):
     )
 
 
-def load_rows(config: FileConfig) -> tuple[list[Row], list[Row], str, str]:
-    """Train rows, validation rows, and the place that messages name for each.
+@dataclass(frozen=True)
+class LoadedRows:
+    """Rows of both sides, the place that messages name for each, and what the user should know."""
+
+    train: list[Row]
+    validation: list[Row]
+    train_place: str
+    validation_place: str
+    warnings: tuple[str, ...]
+
+
+def load_rows(config: FileConfig, columns: Sequence[str]) -> LoadedRows:
+    """Read the files, or hold some rows out of the one.
+
+    Args:
+        columns: those that the task reads; rows are equal where these are.
 
     Raises:
         InputError: a file cannot be used, or holding out leaves no train row.
     """
-    rows = read_rows(Path(config.train))
+    rows = read_rows(Path(config.train), columns)
+    warnings: tuple[str, ...] = ()
     if isinstance(config.validation, str):
-        held_out = read_rows(Path(config.validation))
+        held_out = read_rows(Path(config.validation), columns)
         place = config.validation
     else:
-        rows, held_out = hold_out(rows, config.validation, config.train)
+        rows, held_out, warnings = hold_out(rows, config.validation, config.train, columns)
         place = f"{config.train} ({config.validation:g} held out)"
-    return (
+    return LoadedRows(
         rows[: config.train_limit],
         held_out[: config.validation_limit],
         config.train,
         place,
+        warnings,
     )
 
 
-def hold_out(rows: Sequence[Row], fraction: float, place: str) -> tuple[list[Row], list[Row]]:
-    """Split off about ``fraction`` of ``rows``, at least one: (rest, held out), order kept.
+def hold_out(
+    rows: Sequence[Row], fraction: float, place: str, columns: Sequence[str] = ()
+) -> tuple[list[Row], list[Row], tuple[str, ...]]:
+    """Split off about ``fraction`` of ``rows``, at least one: (rest, held out, warnings).
 
-    Rows are ranked by a hash of their content. Equal rows therefore stay on one side, so no
-    validation row is trained on, and adding rows to the file moves few of the others.
+    Rows are ranked by a hash of their content, so adding rows to the file moves few of the
+    others. Rows that are equal in ``columns`` (in all, if none are named) stay on one side, so
+    no validation row is trained on; the fraction is met as near as such groups allow. The order
+    is kept.
 
     Raises:
-        InputError: nothing is left to train on.
+        InputError: nothing is left to train on, or a row lacks one of ``columns``.
     """
-    digests = [_digest(row) for row in rows]
-    num_held_out = max(1, round(fraction * len(rows)))
-    chosen = set(sorted(digests)[:num_held_out])
-    rest = [row for row, digest in zip(rows, digests, strict=True) if digest not in chosen]
-    if not rest:
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        read = {column: row.value(column) for column in columns}
+        groups[_digest(read or row.values)].append(index)
+    if len(groups) < 2:
         raise InputError(
-            f"holding out {fraction:g} of {len(rows)} rows leaves none to train on",
+            f"holding out {fraction:g} of {len(rows)} {'equal ' if len(rows) > 1 else ''}rows "
+            "leaves none to train on",
             where=place,
-            hint="give a smaller fraction, more rows, or a file as task.options.validation",
+            hint="give other rows too, or a file as task.options.validation",
             error_id="INPUT-EMPTY",
         )
-    return rest, [row for row, digest in zip(rows, digests, strict=True) if digest in chosen]
+    num_wanted = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+    ranked = sorted(groups.values(), key=lambda group: min(_digest(rows[i].values) for i in group))
+    chosen = choose_groups([len(group) for group in ranked], num_wanted)
+    held = {index for number in chosen for index in ranked[number]}
+    rest = [row for index, row in enumerate(rows) if index not in held]
+    warnings = _on_repeats(len(rows), len(groups), len(held), num_wanted)
+    return rest, [row for index, row in enumerate(rows) if index in held], warnings
 
 
-def _digest(row: Row) -> bytes:
-    return hashlib.sha256(json.dumps(row.values, sort_keys=True).encode()).digest()
+def _on_repeats(num_rows: int, num_groups: int, num_held: int, num_wanted: int) -> tuple[str, ...]:
+    if num_groups == num_rows:
+        return ()
+    missed = "" if num_held == num_wanted else f", not the {num_wanted:,} asked for"
+    return (
+        f"{num_rows - num_groups:,} of {num_rows:,} rows repeat another; equal rows stay on one "
+        f"side, so {num_held:,} are held out{missed}",
+    )
+
+
+def _digest(values: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()

@@ -5,11 +5,14 @@ With ``generate`` the score is exact match of generated answers, without it perp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from amaqctl.errors import InputError
 from amaqctl.tasks.answers import after_marker, normalise
-from amaqctl.tasks.encode import Pair, Truncation, encode_pairs, end_id
+from amaqctl.tasks.encode import Pair, Truncation, encode_pairs, end_id, token_ids
 from amaqctl.tasks.files import FileConfig, load_rows
 from amaqctl.tasks.rows import Row
 from amaqctl.tasks.task import Example, Metric, Split, Task
@@ -65,16 +68,49 @@ class PromptCompletionTask(Task):
         if self.config.generate is not None:
             self.metric = "exact_match"
             self.max_new_tokens = self.config.generate.max_new_tokens
-        train, validation, train_place, validation_place = load_rows(self.config)
-        return self._encode(train, train_place), self._encode(validation, validation_place)
+            self._check_marker(self.config.generate.answer_after)
+        rows = load_rows(self.config, (self.config.prompt, self.config.completion))
+        train = self._encode(rows.train, rows.train_place)
+        validation = self._encode(rows.validation, rows.validation_place)
+        return replace(train, warnings=(*rows.warnings, *train.warnings)), validation
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """As ``Task.text_of``; special tokens stay where a marker, which may hold some, is sought.
+
+        They go from the answer behind it.
+        """
+        if self._marker is None:
+            return super().text_of(token_ids)
+        ids = list(token_ids)
+        end = end_id(self.tokenizer)
+        ids = ids[: ids.index(end)] if end in ids else ids
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
     def is_match(self, example: Example, generated_text: str) -> bool:
         """Whether the text behind the marker equals the reference; False without a marker."""
-        marker = self.config.generate.answer_after if self.config.generate else None
-        if marker is None:
+        if self._marker is None:
             return super().is_match(example, generated_text)
-        found = after_marker(generated_text, marker)
+        found = self._behind_marker(generated_text)
         return found is not None and normalise(found) == normalise(example.answer or "")
+
+    @property
+    def _marker(self) -> str | None:
+        return self.config.generate.answer_after if self.config.generate else None
+
+    def _behind_marker(self, text: str) -> str | None:
+        assert self._marker is not None
+        found = after_marker(text, self._marker)
+        return None if found is None else super().text_of(token_ids(self.tokenizer, found)).strip()
+
+    def _check_marker(self, marker: str | None) -> None:
+        if marker is not None and end_id(self.tokenizer) in token_ids(self.tokenizer, marker):
+            raise InputError(
+                f"the marker '{marker}' holds the end-of-sequence token, behind which nothing "
+                "is generated",
+                where="task.options.generate.answer_after",
+                hint="choose another marker",
+                error_id="INPUT-ANSWER",
+            )
 
     def _encode(self, rows: list[Row], place: str) -> Split:
         return encode_pairs(
@@ -92,13 +128,16 @@ class PromptCompletionTask(Task):
         return Pair(prompt, completion, row.place, answer=self._answer(completion, row.place))
 
     def _answer(self, completion: str, place: str) -> str | None:
-        generate = self.config.generate
-        if generate is None or generate.answer_after is None:
-            return completion if generate else None
-        answer = after_marker(completion, generate.answer_after)
+        """The reference in the form in which generated text is compared."""
+        if self.config.generate is None:
+            return None
+        text = self.text_of(token_ids(self.tokenizer, completion))
+        if self._marker is None:
+            return text
+        answer = self._behind_marker(text)
         if not answer:
             raise InputError(
-                f"column '{self.config.completion}' has no answer after '{generate.answer_after}'",
+                f"column '{self.config.completion}' has no answer after '{self._marker}'",
                 where=place,
                 hint="correct the row or task.options.generate.answer_after",
                 error_id="INPUT-ANSWER",

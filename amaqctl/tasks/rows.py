@@ -5,16 +5,16 @@ Every row knows its file and line, so that any fault found later names the place
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amaqctl.errors import InputError
+from amaqctl.nearest import listed, nearest
+from amaqctl.tasks.csv_rows import csv_rows, other_separator, separator_hint
+from amaqctl.tasks.data_text import read_text
+from amaqctl.tasks.json_rows import json_rows, json_type
 
 JSON_SUFFIXES = (".jsonl", ".json")
 ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv")
@@ -22,10 +22,17 @@ ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: column name to value, and its ``file:line`` (counted from 1)."""
+    """One row.
+
+    Attributes:
+        values: column name to value.
+        place: its ``file:line``, counted from 1.
+        wanted: the columns that the task reads; none of them is a slip of another.
+    """
 
     values: Mapping[str, Any]
     place: str
+    wanted: Collection[str] = ()
 
     def value(self, column: str) -> Any:
         """The value of ``column``.
@@ -35,14 +42,21 @@ class Row:
         """
         if column in self.values:
             return self.values[column]
-        near = difflib.get_close_matches(column, self.values, n=1, cutoff=0.5)
-        columns = ", ".join(self.values) or "none"
         raise InputError(
-            f"no column '{column}'; columns here: {columns}",
+            f"no column '{column}'; columns here: {listed(self.values) or 'none'}",
             where=self.place,
-            hint=f"did you mean '{near[0]}'?" if near else "name one of these in task.options",
+            hint=self._way_to(column),
             error_id="INPUT-COLUMN",
         )
+
+    def _way_to(self, column: str) -> str:
+        separator = other_separator(next(iter(self.values), "")) if len(self.values) == 1 else None
+        if separator:
+            return separator_hint(separator)
+        near = nearest(column, self.values, but=self.wanted)
+        if near:
+            return f"did you mean '{near}'?"
+        return "add it to the row, or name another column in task.options"
 
     def text(self, column: str, *, may_be_blank: bool = False) -> str:
         """The value of ``column``, which must be a string.
@@ -53,7 +67,7 @@ class Row:
         value = self.value(column)
         if not isinstance(value, str):
             raise InputError(
-                f"column '{column}' holds {_json_type(value)}, not a string",
+                f"column '{column}' holds {json_type(value)}, not a string",
                 where=self.place,
                 hint="write the value as a string",
                 error_id="INPUT-VALUE",
@@ -77,8 +91,11 @@ class Row:
         return value
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, wanted: Collection[str] = ()) -> list[Row]:
     """All rows of ``path``, in order. Blank lines are skipped.
+
+    Args:
+        wanted: the columns that will be read, for better suggestions where one is missing.
 
     Raises:
         InputError: unreadable, not UTF-8, of unknown format, malformed, or without rows.
@@ -91,8 +108,10 @@ def read_rows(path: Path) -> list[Row]:
             hint=f"known are {', '.join(ROW_SUFFIXES)}",
             error_id="INPUT-FORMAT",
         )
-    text = read_text(path)
-    rows = list(_csv_rows(path, text) if suffix == ".csv" else _json_rows(path, text))
+    read = csv_rows if suffix == ".csv" else json_rows
+    rows = [
+        Row(values, f"{path}:{line}", wanted) for line, values in read(str(path), read_text(path))
+    ]
     if not rows:
         raise InputError(
             "the file has no rows",
@@ -101,114 +120,3 @@ def read_rows(path: Path) -> list[Row]:
             error_id="INPUT-EMPTY",
         )
     return rows
-
-
-def read_text(path: Path) -> str:
-    """The whole of a UTF-8 file (a byte order mark is taken off).
-
-    Raises:
-        InputError: missing, unreadable, empty, or not UTF-8 (names the line).
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            "no such file",
-            where=str(path),
-            hint=f"relative paths start at the current directory, {Path.cwd()}",
-            error_id="INPUT-FILE",
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror or error}",
-            where=str(path),
-            hint="give a readable file",
-            error_id="INPUT-FILE",
-        ) from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"not UTF-8: byte 0x{error.object[error.start]:02x}",
-            where=f"{path}:{line}",
-            hint="convert the file to UTF-8",
-            error_id="INPUT-ENCODING",
-        ) from None
-    if not text.strip():
-        raise InputError(
-            "the file is empty",
-            where=str(path),
-            hint="give a file with data",
-            error_id="INPUT-EMPTY",
-        )
-    return text
-
-
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
-    # Not splitlines(): it would also cut at U+2028, which is legal inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield Row(_json_object(line, f"{path}:{number}"), f"{path}:{number}")
-
-
-def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        fault = f"not JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:
-        fault = f"not JSON that can be read: {error}"
-    else:
-        if isinstance(value, dict):
-            return value
-        fault = f"holds {_json_type(value)}, not an object"
-    raise InputError(
-        fault,
-        where=place,
-        hint='write one object a line, such as {"prompt": "...", "completion": "..."}',
-        error_id="INPUT-FORMAT",
-    )
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] | None = None
-    try:
-        for fields in reader:
-            place = f"{path}:{reader.line_num}"
-            if not fields:
-                continue
-            if columns is None:
-                columns = _csv_columns(fields, place)
-            else:
-                yield Row(_csv_values(columns, fields, place), place)
-    except csv.Error as error:
-        raise _csv_fault(f"not CSV: {error}", f"{path}:{reader.line_num}") from None
-
-
-def _csv_columns(fields: list[str], place: str) -> list[str]:
-    repeated = sorted({name for name in fields if fields.count(name) > 1})
-    if repeated:
-        raise _csv_fault(f"the header repeats column '{repeated[0]}'", place)
-    return fields
-
-
-def _csv_values(columns: list[str], fields: list[str], place: str) -> dict[str, str]:
-    if len(fields) != len(columns):
-        raise _csv_fault(f"{len(fields)} fields under a header of {len(columns)}", place)
-    return dict(zip(columns, fields, strict=True))
-
-
-def _csv_fault(message: str, place: str) -> InputError:
-    return InputError(
-        message,
-        where=place,
-        hint="quote fields that hold commas, quotes or line breaks, or use .jsonl",
-        error_id="INPUT-FORMAT",
-    )
-
-
-def _json_type(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object"}
-    return names.get(type(value), "a string" if isinstance(value, str) else "a number")

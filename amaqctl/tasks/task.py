@@ -61,11 +61,13 @@ class Split:
         examples: in a stable order.
         place: file, or other source, that messages name.
         num_dropped: rows left out, by reason ("longer than 128 tokens").
+        warnings: what else the user should know of the data, a sentence without full stop each.
     """
 
     examples: Sequence[Example]
     place: str
     num_dropped: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Task(ABC):
@@ -81,6 +83,8 @@ class Task(ABC):
     Attributes:
         train, validation: checked examples: not empty, short enough, with loss somewhere.
         num_dropped: rows left out, by "split: reason".
+        warnings: what the user should know of the data, each once: those of both splits, and
+            that validation examples are trained on.
         metric: how ``validation`` is scored; an instance may choose by its options.
         choice_token_ids: first token of each label's text (classification), otherwise empty.
         max_new_tokens: tokens to generate for a score; 0 for a task that generates nothing.
@@ -116,13 +120,27 @@ class Task(ABC):
             for name, split in splits.items()
             for reason, count in split.num_dropped.items()
         }
+        said = [*splits["train"].warnings, *splits["validation"].warnings]
+        self.warnings = tuple(dict.fromkeys([*said, *_overlap(self.train, self.validation)]))
 
     @abstractmethod
     def load(self) -> tuple[Split, Split]:
         """Read and tokenize: the train split and the validation split."""
 
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """The text of generated tokens: up to the end-of-sequence token, no special tokens.
+
+        A reference answer is compared in the same form when it is made from its own tokens by
+        this method; text that holds ``</s>`` would never equal what a model generates.
+        """
+        ids = list(token_ids)
+        end = self.tokenizer.eos_token_id
+        if end is not None and end in ids:
+            ids = ids[: ids.index(end)]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def is_match(self, example: Example, generated_text: str) -> bool:
-        """Whether generated text is right: equal to the answer, numbers by value."""
+        """Whether generated text, as ``text_of`` makes it, equals the answer; numbers by value."""
         assert example.answer is not None, f"example {example.sample_id} has no answer to match"
         return normalise(generated_text) == normalise(example.answer)
 
@@ -142,6 +160,18 @@ class Task(ABC):
                 values = (e.sample_id, e.input_ids, e.labels, e.answer, e.prompt_length, e.choice)
                 digest.update(json.dumps(values).encode() + b"\n")
         return digest.hexdigest()
+
+
+def _overlap(train: Sequence[Example], validation: Sequence[Example]) -> list[str]:
+    """The warning that validation examples stand in train too; nothing where none does."""
+    trained_on = {(example.input_ids, example.labels) for example in train}
+    num_seen = sum((example.input_ids, example.labels) in trained_on for example in validation)
+    if not num_seen:
+        return []
+    return [
+        f"{num_seen:,} of {len(validation):,} validation examples are in train too; "
+        "their score says little about new data"
+    ]
 
 
 def _check(name: str, split: Split, max_length: int, task: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from amaqctl.errors import InputError
+from amaqctl.nearest import listed
+from amaqctl.tasks.data_text import read_text
 from amaqctl.tasks.files import Fraction, Limit
-from amaqctl.tasks.rows import ROW_SUFFIXES, read_rows, read_text
+from amaqctl.tasks.rows import ROW_SUFFIXES, read_rows
 from amaqctl.tasks.task import Example, Metric, Split, Task
-from amaqctl.tasks.windows import cut_windows, token_stream
+from amaqctl.tasks.windows import windows_of
 
 PathText = Annotated[str, Field(min_length=1)]
 Paths = PathText | Annotated[tuple[PathText, ...], Field(min_length=1)]
@@ -51,30 +54,29 @@ class TextTask(Task):
     def load(self) -> tuple[Split, Split]:
         """Read the files, tokenize and cut them; see ``Task``."""
         validation = self.config.validation
-        train, dropped = self._windows(self.config.train)
-        train_place = _place(self.config.train)
+        train = self._windows(self.config.train)
         if isinstance(validation, float):
-            train, held_out = _hold_out(train, validation, train_place)
-            held_out_place = f"{train_place} ({validation:g} held out)"
+            kept, held_out = _hold_out(list(train.examples), validation, train.place)
+            train = replace(train, examples=kept)
             # The rows came before the split, so they are counted once, with train.
-            held_out_dropped: dict[str, int] = {}
+            other = Split(held_out, f"{train.place} ({validation:g} held out)")
         else:
-            held_out, held_out_dropped = self._windows(validation)
-            held_out_place = _place(validation)
+            other = self._windows(validation)
         return (
-            Split(train[: self.config.train_limit], train_place, dropped),
-            Split(held_out[: self.config.validation_limit], held_out_place, held_out_dropped),
+            replace(train, examples=train.examples[: self.config.train_limit]),
+            replace(other, examples=other.examples[: self.config.validation_limit]),
         )
 
-    def _windows(self, paths: str | tuple[str, ...]) -> tuple[list[Example], dict[str, int]]:
+    def _windows(self, paths: str | tuple[str, ...]) -> Split:
         documents: list[str] = []
         for path in _as_tuple(paths):
             documents.extend(_documents(Path(path), self.config.column))
         filled = [document for document in documents if document.strip()]
         num_blank = len(documents) - len(filled)
-        stream = token_stream(self.tokenizer, filled)
-        windows = cut_windows(self.tokenizer, stream, max_length=self.max_length)
-        return windows, {"blank rows": num_blank} if num_blank else {}
+        made = windows_of(
+            self.tokenizer, filled, max_length=self.max_length, place=", ".join(_as_tuple(paths))
+        )
+        return replace(made, num_dropped={"blank rows": num_blank} if num_blank else {})
 
 
 def _documents(path: Path, column: str | None) -> list[str]:
@@ -83,12 +85,12 @@ def _documents(path: Path, column: str | None) -> list[str]:
         raise InputError(
             f"which column of the {path.suffix} file holds the text is not set",
             where=str(path),
-            hint=f"set task.options.column to one of: {', '.join(read_rows(path)[0].values)}",
+            hint=f"set task.options.column to one of: {listed(read_rows(path)[0].values)}",
             error_id="INPUT-COLUMN",
         )
     if has_rows:
         assert column is not None
-        return [row.text(column, may_be_blank=True) for row in read_rows(path)]
+        return [row.text(column, may_be_blank=True) for row in read_rows(path, (column,))]
     if column is not None:
         raise InputError(
             f"a plain text file has no column '{column}'",
@@ -120,7 +122,3 @@ def _hold_out(
 
 def _as_tuple(paths: str | tuple[str, ...]) -> tuple[str, ...]:
     return (paths,) if isinstance(paths, str) else paths
-
-
-def _place(paths: str | tuple[str, ...]) -> str:
-    return ", ".join(_as_tuple(paths))

@@ -6,21 +6,35 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from amaqctl.errors import InputError
-from amaqctl.tasks.encode import beginning_ids, end_id, token_ids
+from amaqctl.tasks.encode import (
+    beginning_ids,
+    end_id,
+    kept_as_it_is,
+    token_ids,
+    without_blank_behind_end,
+)
 from amaqctl.tasks.task import Example, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def token_stream(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> list[int]:
-    """The tokens of all documents, each closed by the end-of-sequence token."""
+def token_stream(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]
+) -> tuple[list[int], tuple[str, ...]]:
+    """The tokens of all documents, each closed by one end-of-sequence token, and warnings."""
     end = end_id(tokenizer)
     stream: list[int] = []
+    was_closed = False
     for document in documents:
-        stream.extend(token_ids(tokenizer, document))
-        stream.append(end)
-    return stream
+        ids = token_ids(tokenizer, without_blank_behind_end(tokenizer, document))
+        stream.extend(ids)
+        if ids[-1:] == (end,):
+            was_closed = True
+        else:
+            stream.append(end)
+    warning = kept_as_it_is(tokenizer.eos_token, "a document ends in")
+    return stream, (warning,) if was_closed else ()
 
 
 def cut_windows(
@@ -29,15 +43,13 @@ def cut_windows(
     """Windows of ``max_length`` tokens that do not overlap; the last may be shorter.
 
     Where the tokenizer begins texts with a special token, every window begins with it, as the
-    model expects. All tokens are labels; the first of a window has nothing before it and so
-    carries no loss. A last window with no loss token at all is left out: of the whole stream
-    that is one token.
+    model expects; one that does already gets no second. All tokens are labels; the first of a
+    window has nothing before it and so carries no loss. A last window with no loss token at all
+    is left out: of the whole stream that is one token.
 
     Raises:
         InputError: ``max_length`` leaves no room for a token that carries loss.
     """
-    beginning = beginning_ids(tokenizer)
-    step = max_length - len(beginning)
     if max_length < 2:
         raise InputError(
             f"a window of {max_length} token has nothing to predict",
@@ -45,9 +57,14 @@ def cut_windows(
             hint="raise train.max_length",
             error_id="INPUT-NO-LOSS",
         )
+    put = beginning_ids(tokenizer)
     examples: list[Example] = []
-    for start in range(0, len(stream), step):
-        window = beginning + tuple(stream[start : start + step])
+    start = 0
+    while start < len(stream):
+        beginning = () if (stream[start],) == put else put
+        end = start + max_length - len(beginning)
+        window = beginning + tuple(stream[start:end])
+        start = end
         if len(window) >= 2:
             examples.append(Example(sample_id=len(examples), input_ids=window, labels=window))
     return examples
@@ -57,5 +74,6 @@ def windows_of(
     tokenizer: PreTrainedTokenizerBase, documents: Iterable[str], *, max_length: int, place: str
 ) -> Split:
     """``token_stream`` and ``cut_windows`` in one; raises as they do."""
-    stream = token_stream(tokenizer, documents)
-    return Split(cut_windows(tokenizer, stream, max_length=max_length), place)
+    stream, warnings = token_stream(tokenizer, documents)
+    examples = cut_windows(tokenizer, stream, max_length=max_length)
+    return Split(examples, place, warnings=warnings)
