@@ -160,7 +160,9 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     for module in ("amaqctl.cli.main", "amaqctl.forecast"):
         importlib.import_module(module)
-    from amaqctl.model.source import load_config, load_tokenizer, resolve_source
+    from amaqctl.model.configuration import load_config
+    from amaqctl.model.source import resolve_source
+    from amaqctl.model.tokenizer import load_tokenizer
 
     source = resolve_source("tiny", None, local_files_only=True)
     load_config(source)
