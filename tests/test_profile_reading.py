@@ -143,7 +143,7 @@ def test_text_that_is_no_profile(
 def test_files_that_are_no_profile(tmp_path: Path) -> None:
     with pytest.raises(ProfileError) as folder:
         load_profile(f"{tmp_path}{os.sep}")
-    assert folder.value.message == "cannot be read: it is no regular file"
+    assert folder.value.message == "is a folder, not a profile"
     assert folder.value.where == str(tmp_path)
     os.mkfifo(tmp_path / "pipe.yaml")
     for place in (tmp_path / "pipe.yaml", "/dev/zero"):

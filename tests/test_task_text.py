@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from test_task_encode import BEGINNING, BOS, EOS, PLAIN
 
 from amaqctl.errors import InputError
+from amaqctl.tasks import windows
 from amaqctl.tasks.text import TextTask
 
 
@@ -123,3 +124,14 @@ def test_tokens_that_begin_and_end_documents_already_are_not_added_again(tmp_pat
         (BOS, 97, 98, EOS),
     ]
     assert task.warnings == ("where a document ends in '<eos>' already, no second one is added",)
+
+
+@pytest.mark.parametrize("text", ["one two\nthree\n\nfour " * 9, "one two three " * 9, "x" * 99])
+def test_a_long_document_is_tokenized_in_parts_to_the_same_tokens(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "_MOST_CHARACTERS", 20)
+    parts = list(windows._parts(text))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 20
+    assert windows.token_stream(PLAIN, [text])[0] == [*text.encode(), EOS]

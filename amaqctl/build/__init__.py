@@ -14,6 +14,7 @@ import torch
 
 from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, learning_rate, num_positions
 from amaqctl.build.parts import Part, Parts, resolve_parts
+from amaqctl.build.strangers import make_task
 from amaqctl.engine.checkpoint import CheckpointContents
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
@@ -138,10 +139,9 @@ def load_task(loaded: LoadedProfile, parts: Parts, source: ModelSource) -> tuple
     """
     tokenizer = load_tokenizer(source)
     train = loaded.profile.train
-    task: Task = parts.task.cls(
-        parts.task.config, tokenizer, max_length=train.max_length, seed=train.seed
-    )
-    return tokenizer, task
+    part = parts.task
+    settings = {"max_length": train.max_length, "seed": train.seed}
+    return tokenizer, make_task(part.name, part.cls, part.config, tokenizer, **settings)
 
 
 def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from amaqctl.build.parts import Part, Parts
+from amaqctl.build.strangers import make_transport
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
@@ -47,7 +48,8 @@ def connect(loaded: LoadedProfile, parts: Parts, task: Task, models: list[StageM
         ProfileError: a gradient quantizer that would have to learn.
     """
     profile = loaded.profile
-    transport: Transport = parts.transport.cls(parts.transport.config)
+    part = parts.transport
+    transport = make_transport(part.name, part.cls, part.config)
     engine = Engine({}, len(models), profile.train.micro_batches, profile.train.max_steps)
     links = [
         Link(

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from amaqctl import registry
+from amaqctl.build.strangers import read_options
 from amaqctl.errors import PluginError, Problem
 from amaqctl.profile import LoadedProfile, profile_error
 
@@ -58,7 +59,9 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
             problems.append(replace(place, message=f"{place.message} ({error.hint})"))
             continue
         try:
-            found[key] = Part(choice.name, cls, cls.Config(**choice.options))
+            found[key] = Part(
+                choice.name, cls, read_options(group, choice.name, cls, choice.options)
+            )
         except ValidationError as error:
             known = cls.Config.model_fields
             problems += loaded.option_problems(path, error, known, choice.name)

@@ -97,6 +97,8 @@ def _read_tree(path: Path) -> Tree:
 
 def _read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark."""
+    if path.is_dir():
+        raise _unreadable(path, "is a folder, not a profile")
     try:
         data = read_bytes(path, _MAX_BYTES)
     except InputError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from amaqctl.errors import InputError
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _OTHER_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
@@ -19,7 +20,8 @@ def csv_rows(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         InputError: not CSV, or a row that does not fit the header; names the place in ``path``.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = (found[0] for found in _LINE.finditer(text))
+    reader = csv.reader(lines, strict=True)
     separator = other_separator(text.lstrip().split("\n", 1)[0])
     columns: list[str] | None = None
     try:

@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise _not_text(path, content, error.start, f"not UTF-8: byte 0x{byte:02x}") from None
-    if not text.strip():
+    if not text or text.isspace():
         raise InputError(
             "the file is empty",
             where=str(path),
@@ -49,7 +49,9 @@ def read_text(path: Path) -> str:
 def _content(path: Path) -> bytes:
     most = psutil.virtual_memory().available // _BYTES_HELD_PER_BYTE
     try:
-        return read_bytes(path, most)
+        size = path.stat().st_size
+        # No more than there is: as much as is allowed would be reserved at once.
+        return read_bytes(path, size if 0 < size <= most else most)
     except FileNotFoundError:
         raise InputError(
             "no such file",

@@ -23,9 +23,13 @@ def json_rows(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: a line is no JSON object; names the place in ``path``.
     """
     # Not splitlines(): it would also cut at U+2028, which is legal inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
+    start, number = 0, 1
+    while start < len(text):  # one line at a time: all together are the file once more
+        end = text.find("\n", start)
+        line = text[start : end if end >= 0 else None]
         if line.strip():
             yield number, _object(line, f"{path}:{number}")
+        start, number = start + len(line) + 1, number + 1
 
 
 def json_type(value: Any) -> str:

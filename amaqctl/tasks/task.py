@@ -110,7 +110,7 @@ class Task(ABC):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.seed = seed
-        splits = dict(zip(("train", "validation"), self.load(), strict=True))
+        splits = dict(zip(("train", "validation"), self._loaded(), strict=True))
         for name, split in splits.items():
             _check(name, split, max_length, type(self).__name__)
         self.train: Sequence[Example] = splits["train"].examples
@@ -122,6 +122,17 @@ class Task(ABC):
         }
         said = [*splits["train"].warnings, *splits["validation"].warnings]
         self.warnings = tuple(dict.fromkeys([*said, *_overlap(self.train, self.validation)]))
+
+    def _loaded(self) -> tuple[Split, Split]:
+        loaded = self.load()
+        is_pair = isinstance(loaded, tuple) and len(loaded) == 2
+        if not (is_pair and all(isinstance(split, Split) for split in loaded)):
+            raise PluginError(
+                f"{type(self).__name__}.load returned something else than two Splits",
+                hint="report it to the author of the task",
+                error_id="PLUGIN-TASK",
+            )
+        return loaded
 
     @abstractmethod
     def load(self) -> tuple[Split, Split]:
@@ -183,6 +194,7 @@ def _check(name: str, split: Split, max_length: int, task: str) -> None:
             hint="raise train.max_length, or give more or shorter rows",
             error_id="INPUT-NO-EXAMPLE",
         )
+    _check_form(name, split, max_length, task)
     if not any(example.num_loss_tokens for example in split.examples):
         raise InputError(
             f"none of the {len(split.examples)} {name} examples has a token that carries loss",
@@ -190,6 +202,9 @@ def _check(name: str, split: Split, max_length: int, task: str) -> None:
             hint="check that the completion is not empty",
             error_id="INPUT-NO-LOSS",
         )
+
+
+def _check_form(name: str, split: Split, max_length: int, task: str) -> None:
     for index, example in enumerate(split.examples):
         fault = _fault(example, max_length)
         if fault:
@@ -209,6 +224,13 @@ def _check(name: str, split: Split, max_length: int, task: str) -> None:
 
 
 def _fault(example: Example, max_length: int) -> str | None:
+    if not isinstance(example, Example):
+        return "is no Example"
+    numbers = (example.sample_id, example.prompt_length, *example.input_ids, *example.labels)
+    if not all(type(number) is int for number in numbers):
+        return "holds something else than whole numbers"
+    if min((example.sample_id, *example.input_ids)) < 0:
+        return "has a negative token or sample_id"
     if len(example.labels) != len(example.input_ids):
         return f"has {len(example.labels)} labels for {len(example.input_ids)} tokens"
     if len(example.input_ids) > max_length:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from amaqctl.errors import InputError
@@ -18,6 +18,8 @@ from amaqctl.tasks.task import Example, Split
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MOST_CHARACTERS = 2**20
+
 
 def token_stream(
     tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]
@@ -27,14 +29,33 @@ def token_stream(
     stream: list[int] = []
     was_closed = False
     for document in documents:
-        ids = token_ids(tokenizer, without_blank_behind_end(tokenizer, document))
-        stream.extend(ids)
+        ids: tuple[int, ...] = ()
+        for part in _parts(without_blank_behind_end(tokenizer, document)):
+            ids = token_ids(tokenizer, part)
+            stream.extend(ids)
         if ids[-1:] == (end,):
             was_closed = True
         else:
             stream.append(end)
     warning = kept_as_it_is(tokenizer.eos_token, "a document ends in")
     return stream, (warning,) if was_closed else ()
+
+
+def _parts(document: str) -> Iterator[str]:
+    """A document in parts that are tokenized apart: a tokenizer takes 200 bytes for each token.
+
+    A part ends with the last line, or word, that fits; there a tokenizer would cut, too.
+    """
+    start = 0
+    while len(document) - start > _MOST_CHARACTERS:
+        end = start + _MOST_CHARACTERS
+        cut = max(document.rfind("\n", start, end), 0) or max(
+            document.rfind(" ", start, end) - 1, 0
+        )
+        cut = cut + 1 if cut >= start + _MOST_CHARACTERS // 2 else end
+        yield document[start:cut]
+        start = cut
+    yield document[start:]
 
 
 def cut_windows(
