@@ -192,7 +192,8 @@ def run_all(
         fault = outcome.fault()
         if fault:
             failed += 1
-            print(f"case {number}, {case.name}: {fault}", flush=True)
+            # A name may hold halves of surrogate pairs.
+            print(f"case {number}, {case.name!a}: {fault}", flush=True)
             print("    " + _last_line(outcome.output), flush=True)
             if keep is not None:
                 _keep(keep / str(number), case, outcome)
@@ -214,7 +215,7 @@ def _keep(folder: Path, case: Case, outcome: Outcome) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     (folder / "output.txt").write_bytes(outcome.output)
-    (folder / "command.txt").write_text(f"{case.name}\namaqctl {' '.join(case.arguments)!r}\n")
+    (folder / "command.txt").write_text(f"{case.name!a}\namaqctl {case.arguments!a}\n")
 
 
 def main(cases: Callable[[int], Iterator[Case]], about: str | None) -> int:
