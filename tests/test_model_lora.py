@@ -228,6 +228,11 @@ def _edit_weights(folder: Path, change: str) -> None:
     save_file(weights, path)
 
 
+def _edit_config(folder: Path, key: str, value: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
 @pytest.mark.parametrize("change", ["lacks", "also has", "has shape"])
 def test_an_adapter_that_does_not_fit_changes_nothing(
     llama: ModelSource, tmp_path: Path, change: str
@@ -249,6 +254,12 @@ def test_another_alpha_rank_or_a_broken_file_is_refused(llama: ModelSource, tmp_
         load_adapter(staged(llama, [2], replace(SETTINGS, alpha=16)), tmp_path / "adapter")
     with pytest.raises(InputError, match="has shape"):
         load_adapter(staged(llama, [2], replace(SETTINGS, r=2)), tmp_path / "adapter")
+    for key, other in (("peft_type", "LOHA"), ("use_rslora", True), ("use_dora", True)):
+        _edit_config(tmp_path / "adapter", key, other)
+        with pytest.raises(InputError, match=f"the adapter's {key} is {other!r}, not "):
+            load_adapter(staged(llama, [2], SETTINGS), tmp_path / "adapter")
+        _edit_config(tmp_path / "adapter", key, "LORA" if key == "peft_type" else False)
+    load_adapter(staged(llama, [2], SETTINGS), tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"\x08")
     with pytest.raises(InputError, match="the adapter cannot be read"):
         load_adapter(staged(llama, [2], SETTINGS), tmp_path / "adapter")

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BloomConfig, GPT2Config
 
 from amaqctl.errors import InputError, ResourceError
 from amaqctl.model import packaged
-from amaqctl.model.cache_folder import cache_root, materialise
+from amaqctl.model.cache_folder import MANIFEST, cache_root, materialise
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange, stage_ranges
 from amaqctl.model.families import check_family
@@ -84,7 +84,7 @@ def test_a_half_made_cache_folder_never_appears() -> None:
         raise OSError(28, "No space left on device")
 
     before = sorted(cache_root().iterdir()) if cache_root().is_dir() else []
-    with pytest.raises(ResourceError, match="no space left for the model cache"):
+    with pytest.raises(ResourceError, match="the model cache: the disk is full"):
         materialise("never", fail)
     assert sorted(cache_root().iterdir()) == before
 
@@ -92,11 +92,48 @@ def test_a_half_made_cache_folder_never_appears() -> None:
 def test_a_folder_made_by_another_process_meanwhile_is_used() -> None:
     def race(folder: Path) -> None:
         (folder / "ours").write_text("late")
-        (cache_root() / "raced").mkdir()
-        (cache_root() / "raced" / "theirs").write_text("early")
+        materialise("raced", lambda other: (other / "theirs").write_text("early") and None)
 
-    assert [path.name for path in materialise("raced", race).iterdir()] == ["theirs"]
+    found = materialise("raced", race)
+    assert {path.name for path in found.iterdir()} == {"theirs", MANIFEST}
     assert not [path for path in cache_root().iterdir() if path.name.startswith(".")]
+
+
+def _changed_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _gone(path: Path) -> None:
+    path.unlink()
+
+
+def _more(path: Path) -> None:
+    path.with_name("adapter_config.json").write_text("{}")
+
+
+def _no_manifest(path: Path) -> None:
+    path.with_name(MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("damage", [_changed_byte, _cut_short, _gone, _more, _no_manifest])
+def test_a_damaged_folder_of_the_cache_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage
+) -> None:
+    monkeypatch.setenv("AMAQCTL_CACHE", str(tmp_path))
+    folder = Path(resolve_source("tiny").folder_or_hub_id)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    inode = folder.stat().st_ino
+    assert Path(resolve_source("tiny").folder_or_hub_id).stat().st_ino == inode
+    damage(folder / "model.safetensors")
+    resolve_source("tiny")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_an_unwritable_cache_is_an_input_error(
@@ -104,7 +141,7 @@ def test_an_unwritable_cache_is_an_input_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("AMAQCTL_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="the model cache cannot be written") as caught:
+    with pytest.raises(ResourceError, match="the model cache: cannot be written") as caught:
         resolve_source("tiny")
     assert "AMAQCTL_CACHE" in (caught.value.hint or "")
 

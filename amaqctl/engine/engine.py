@@ -17,6 +17,7 @@ from torch import Tensor
 from amaqctl.engine.schedule import Action, one_forward_one_backward
 from amaqctl.engine.stage import Stage
 from amaqctl.engine.traffic import Traffic
+from amaqctl.engine.untrained import blamed_on_the_base
 from amaqctl.errors import InputError
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch, split_batch
@@ -94,10 +95,12 @@ class Engine:
         parts = split_batch(batch, self._num_micro_batches)
         self._step_traffic = Traffic()
         loss = 0.0
-        for action in self._order:
-            if action.stage in self.stages:
-                loss += self._run(action, parts[action.micro_batch], step, batch.num_loss_tokens)
-        norms = tuple(stage.gradient_norm(step) for stage in self.stages.values())
+        with blamed_on_the_base(self.stages, step):
+            for action in self._order:
+                if action.stage in self.stages:
+                    part = parts[action.micro_batch]
+                    loss += self._run(action, part, step, batch.num_loss_tokens)
+            norms = tuple(stage.gradient_norm(step) for stage in self.stages.values())
         for stage, norm in zip(self.stages.values(), norms, strict=True):
             stage.update(norm, step)
         self.traffic.include(self._step_traffic)

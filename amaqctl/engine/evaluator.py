@@ -14,6 +14,7 @@ from torch import Tensor
 
 from amaqctl.engine.engine import Boundary, Engine
 from amaqctl.engine.stage import token_loss
+from amaqctl.engine.untrained import blamed_on_the_base
 from amaqctl.errors import DivergedError
 from amaqctl.tasks.batch import collate
 from amaqctl.tasks.task import Example, Task
@@ -75,7 +76,7 @@ class Evaluator:
             if on_batch is not None:
                 on_batch(next(done), total)
 
-        with self._engine.boundary(boundary):
+        with self._engine.boundary(boundary), blamed_on_the_base(self._engine.stages, step):
             metrics = self._likelihood(step, tick)
             if self._task.metric == "exact_match":
                 metrics["exact_match"] = self._exact_match(step, tick)

@@ -27,9 +27,11 @@ from amaqctl.model.lora import (
 from amaqctl.model.lora_settings import AttachedLora, LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import StageModel
-from amaqctl.storage import write_folder
+from amaqctl.storage import check_regular, read_json, write_folder
 
 CONFIG_FILE = "adapter_config.json"
+# Settings beside r and alpha by which peft makes something else of the same weights.
+_MEANING = ("peft_type", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias")
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
@@ -118,9 +120,10 @@ def _refuse_foreign_content(folder: Path) -> None:
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG_FILE)
+        check_regular(folder / WEIGHTS_FILE)
         weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, InputError, SafetensorError) as error:
         raise _misfit(folder, f"the adapter cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise _misfit(folder, f"{CONFIG_FILE} holds no JSON object")
@@ -151,6 +154,10 @@ def _check_fit(
         raise _misfit(
             folder, f"the adapter's alpha is {config.get('lora_alpha')}, not {lora.settings.alpha}"
         )
+    plain = {key: _plain(value) for key, value in peft_config(lora).to_dict().items()}
+    for key in _MEANING:
+        if config.get(key, plain[key]) != plain[key]:
+            raise _misfit(folder, f"the adapter's {key} is {config[key]!r}, not {plain[key]!r}")
 
 
 def _misfit(folder: Path, message: str) -> InputError:

@@ -1,20 +1,23 @@
 """Folders that amaqctl makes once and reads often: the tiny and the converted model.
 
-A folder appears whole or not at all, so two processes may make the same one at once.
+A folder appears whole or not at all, so two processes may make the same one at once. What it
+holds is compared with its manifest whenever it is used; one that is damaged is made again.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_dir
 
 from amaqctl.errors import InputError, ResourceError
+from amaqctl.storage import AlreadyThere, open_regular, read_json, write_folder, write_json
+
+MANIFEST = "MANIFEST.json"
 
 
 def cache_root() -> Path:
@@ -23,51 +26,51 @@ def cache_root() -> Path:
 
 
 def materialise(name: str, write: Callable[[Path], None]) -> Path:
-    """The folder ``name`` of the cache, filled by ``write`` if it is not there yet.
+    """The folder ``name`` of the cache, filled by ``write`` if it is not there yet, or damaged.
 
     Args:
         name: unique for the content, version of its recipe included.
         write: fills the empty folder that it is given.
 
     Raises:
-        InputError: the cache folder cannot be written.
-        ResourceError: the disk is full.
+        ResourceError: the cache folder cannot be written, or the disk is full.
     """
     folder = cache_root() / name
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
-    unfinished = folder.with_name(f".{name}-{uuid.uuid4().hex}")
+
+    def fill(made: Path) -> None:
+        write(made)
+        write_json(made / MANIFEST, _manifest(made))
+
     try:
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        _rename_unless_there(unfinished, folder)
-    except OSError as error:
-        raise _explained(error, folder) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_folder(folder, fill, replace=folder.exists())
+    except AlreadyThere:
+        if not is_whole(folder):  # another process finished it first
+            raise
+    except ResourceError as error:
+        error.message = f"the model cache: {error.message}"
+        error.hint = "free some space, or set AMAQCTL_CACHE to a folder that you may write to"
+        raise
     return folder
 
 
-def _rename_unless_there(unfinished: Path, folder: Path) -> None:
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache holds exactly what was written."""
     try:
-        unfinished.rename(folder)
-    except OSError:
-        # Another process finished the same folder first: its content is as good as ours.
-        if not folder.is_dir():
-            raise
+        return bool(read_json(folder / MANIFEST) == _manifest(folder))
+    except (OSError, InputError):
+        return False
 
 
-def _explained(error: OSError, folder: Path) -> InputError | ResourceError:
-    if error.errno == errno.ENOSPC:
-        return ResourceError(
-            "no space left for the model cache",
-            where=str(folder),
-            hint="free some space, or set AMAQCTL_CACHE to a folder on another disk",
-            error_id="RESOURCE-DISK",
-        )
-    return InputError(
-        f"the model cache cannot be written: {error.strerror or error}",
-        where=str(folder),
-        hint="set AMAQCTL_CACHE to a folder that you may write to",
-        error_id="INPUT-CACHE",
-    )
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Size and SHA-256 of every file by name."""
+    files: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() or path.name == MANIFEST:
+            continue
+        with open_regular(path, None) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+        files[str(path.relative_to(folder))] = {"bytes": size, "sha256": digest}
+    return files
