@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 _LONGEST_NAME = 100
 _MOST_LISTED = 20
+_MOST_COMPARED = 10_000
 
 
 def nearest(name: str, known: Iterable[str], but: Collection[str] = ()) -> str | None:
@@ -17,7 +19,9 @@ def nearest(name: str, known: Iterable[str], but: Collection[str] = ()) -> str |
     """
     if len(name) > _LONGEST_NAME:
         return None
-    candidates = [k for k in known if k not in but and len(k) <= _LONGEST_NAME]
+    candidates = [
+        k for k in islice(known, _MOST_COMPARED) if k not in but and len(k) <= _LONGEST_NAME
+    ]
     by_case = {k.lower(): k for k in candidates}
     near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.65)
     return by_case[near[0]] if near else None
