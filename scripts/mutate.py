@@ -32,7 +32,7 @@ from mutants import Mutant, mutants_of
 ROOT = Path(__file__).resolve().parents[1]
 ACCEPTED = Path(__file__).with_name("mutants_accepted.txt")
 
-_ENGINE = "test_engine_link test_engine_split test_engine_micro_batches"
+_ENGINE = "test_engine_link test_engine_stage test_engine_micro_batches"
 _QUANTIZERS = "test_quantizer_* test_golden"
 # The tests that concern a module: those of the longest path that it begins with.
 TESTS = {
