@@ -482,6 +482,7 @@ class OtherGradient(CountingTransport):
     [
         (torch.zeros((1, 16, 32)), r"float32 and shape \(1, 16, 32\)"),
         (torch.zeros((4, 15, 32)), r"float32 and shape \(4, 15, 32\)"),
+        (torch.zeros((4, 17, 32)), r"float32 and shape \(4, 17, 32\)"),
         (torch.zeros((4, 16, 32), dtype=torch.bfloat16), r"bfloat16 and shape \(4, 16, 32\)"),
         (torch.zeros((4, 16, 32), dtype=torch.float16), r"torch.float16 and shape \(4, 16, 32\)"),
     ],

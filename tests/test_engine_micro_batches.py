@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from amaqctl.engine.stage import Stage
 from amaqctl.model.lora import LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.tasks.batch import Batch, collate
+from amaqctl.tasks.task import Example
+from amaqctl.wire import Message
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,78 @@ def test_each_micro_batch_has_dropout_of_its_own(llama: ModelSource) -> None:
         assert torch.equal(second, again[name][1]), name
     same_stage = [m for name, m in masks.items() if "q_proj" in name]
     assert len({tuple(m[0].flatten().tolist()) for m in same_stage}) == len(same_stage)
+
+
+DROPPING = LoraSettings(r=4, alpha=8, dropout=0.5, target_modules=("q_proj",))
+
+
+def test_the_seed_of_a_dropout_is_that_of_its_place(llama: ModelSource) -> None:
+    """A later version draws the same, or no run of an earlier one could go on."""
+    engine = engine_of(llama, [2], transport=CountingTransport(), micro_batches=2, lora=DROPPING)
+    masks = dropped(engine, 3)
+    for stage, first_layer in ((0, 0), (1, 2)):
+        first = next(masks[name] for name in masks if name.startswith(f"{stage} "))
+        for micro_batch, mask in enumerate(first):
+            place = f"17 3 {micro_batch} {first_layer}"  # seed, step, micro-batch, first layer
+            digest = hashlib.sha256(place.encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            drawn = nn.functional.dropout(torch.ones(mask.shape), 0.5)
+            # Padding is zero already where it comes from another stage.
+            assert torch.equal(mask[:, :12], (drawn == 0)[:, :12])
+
+
+def test_nothing_is_dropped_in_evaluation(llama: ModelSource) -> None:
+    engine = engine_of(llama, [2], transport=CountingTransport(), lora=DROPPING)
+    batch = four_alike()
+    engine.train_step(batch, 0)  # the adapters are no longer zero, and the modules in training
+    logits = [engine.logits(batch.input_ids_BT, step=1, lengths=batch.lengths) for _ in range(2)]
+    assert torch.equal(*logits)
+    assert torch.equal(logits[0][0], logits[0][1])  # one row like another
+    assert not logits[0].requires_grad
+
+
+def test_a_gradient_may_have_the_widths_of_its_own_activation(llama: ModelSource) -> None:
+    engine = engine_of(
+        llama,
+        [2],
+        transport=CountingTransport(),
+        micro_batches=2,
+        quantizers=(
+            ("amaq", {"target_bits": 3.0, "min_bits": 2}),
+            ("fixed", {"bits": "received", "scale": "channel"}),
+        ),
+    )
+    seen: list[Message] = []
+    engine.listeners.append(seen.append)
+    examples = random_examples(4, 5)
+    for step in range(3):
+        engine.train_step(collate(examples, 0, 16), step)
+    widths: dict[tuple[int, int], list[list[int]]] = {}
+    for message in seen:
+        codes = message.quantized.codes
+        assert codes is not None
+        place = (message.context.step, message.context.micro_batch)
+        widths.setdefault(place, []).append(codes.allocation.widths_C.tolist())
+    assert len(widths) == 6
+    assert all(there == back for there, back in widths.values())
+    assert len({width for pair in widths.values() for width in pair[0]}) > 1
+
+
+@pytest.mark.parametrize("length", [3, 4, 16])
+def test_padding_is_zero_whatever_the_lengths(llama: ModelSource, length: int) -> None:
+    """Also where they are as many tokens as there are rows."""
+    transport = CountingTransport()
+    engine = engine_of(llama, [2], transport=transport)
+    whole = replace(random_examples(1, 3)[0], prompt_length=1)
+    tokens = (whole.input_ids * 2)[:length]
+    example = Example(0, tokens, tokens, answer="1", prompt_length=1)
+    engine.train_step(collate([example] * 4, 0, 16), 0)
+    message = Message.from_bytes(transport.sent[0][1])
+    link = engine.stages[0].outgoing
+    assert link is not None
+    receiver = link.activations.quantizers.receiver
+    values = receiver.dequantize(message.quantized, message.context)
+    assert message.context.lengths in ((length,) * 4, ())
+    assert values.shape[1] == 16
+    assert not bool(values[:, length:].any())
+    assert bool(values[:, :length].any(-1).all())
