@@ -10,7 +10,7 @@ make just what one alone makes, and the next that writes there must sweep what t
 `kill_points.py` kills training at random moments instead. Exits with 1 when anything was torn,
 lost or left.
 
-Nothing here is collected by pytest; `test_kills.py` uses it with few kills.
+Nothing here is collected by pytest; `scripts/check` runs it with few kills.
 """
 
 from __future__ import annotations
@@ -184,9 +184,8 @@ class Campaign:
     def _die(self, name: str, work: Work, place: Path, num_changes: int) -> None:
         code = self._ended(self._doomed(work, place, num_changes))
         self.kills[name] += code == -signal.SIGKILL
-        self._expect(
-            code, (-signal.SIGKILL, 0, *_REFUSED), place
-        )  # one that goes on has less to do
+        # One that goes on from where another died has less to do, and may come to its end.
+        self._expect(code, (-signal.SIGKILL, 0, *_REFUSED), place)
         self.num_leftovers += bool(list(place.rglob(".tmp-*")))
 
     def _two_at_once(self, name: str, work: Work, place: Path, num_changes: int) -> None:

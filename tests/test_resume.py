@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from file_changes import count_into, die_before
 from kill_points import QUANTIZERS, forked, leftovers, settings, what_differs
 from typer.testing import CliRunner
 
@@ -62,44 +63,14 @@ def in_child(work: Callable[[], None], output: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def watch_files(run: Path, told: Callable[[], None]) -> None:
-    """Call ``told`` before everything that this process does to the files of ``run``."""
-    place = str(run)
-    changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"}
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, mode, _ = arguments
-            is_change = mode is None or not isinstance(mode, str) or mode.strip("btU") != "r"
-            if is_change and str(path).startswith(place):
-                told()
-        elif event in changes and str(arguments[0]).startswith(place):
-            told()
-
-    sys.addaudithook(hook)
-
-
 def train_and_count(made: Built, out: Path, counted: Path) -> None:
-    count = [0]
-
-    def told() -> None:
-        count[0] += 1
-
-    watch_files(out, told)
+    count_into(out, counted)
     train(made, out)
-    counted.write_text(str(count[0]))
 
 
 def train_and_die(made: Built, out: Path, number: int) -> None:
     """Train, and die by SIGKILL just before change ``number`` (from 1) of a file."""
-    left = [number]
-
-    def told() -> None:
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    watch_files(out, told)
+    die_before(out, number)
     train(made, out)
 
 
