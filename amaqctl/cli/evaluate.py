@@ -65,10 +65,8 @@ def evaluate(
         session.note("loading …")
         built, run, choice = runs.for_evaluation(run_or_profile, checkpoint, set_ or [], limit)
         step = choice.step if choice else 0
-        for line in [*built.warnings, *(choice.warnings() if choice else ())]:
-            session.warn(line)
         changes = runs.changes_since_training(built, run, choice) if run and choice else []
-        for line in changes:
+        for line in [*built.warnings, *(choice.warnings() if choice else ()), *changes]:
             session.warn(line)
         wanted = ["quantized", "clean"] if boundary == BoundaryChoice.both else [boundary.value]
         scores = _scores(session, built.evaluator, step, wanted)  # type: ignore[arg-type]
@@ -83,13 +81,11 @@ def evaluate(
             "num_validation": len(built.task.validation),
             "metrics": scores,
         }
-        for name, _, _ in bounds:
-            _check_name(scores[wanted[0]], name)
+        _check_names(scores[wanted[0]], bounds)
         if run is not None:
             _keep(session, run, data)
         text, bare = _text(data, wanted), f"{scores[wanted[0]]['loss']:.6f}"
-        failed = _failed(scores[wanted[0]], bounds)
-        if failed:
+        if failed := _failed(scores[wanted[0]], bounds):
             session.failed_check(data, text, bare, CheckError("; ".join(failed)))
         session.result(data, text, bare)
 
@@ -123,9 +119,10 @@ def _bound(text: str, kind: str) -> tuple[str, str, float]:
     return name, kind, bound
 
 
-def _check_name(metrics: dict[str, float], name: str) -> None:
-    if name not in metrics:
-        raise UsageError(f"there is no metric '{name}'", hint=f"there are {', '.join(metrics)}")
+def _check_names(metrics: dict[str, float], bounds: list[tuple[str, str, float]]) -> None:
+    for name, _, _ in bounds:
+        if name not in metrics:
+            raise UsageError(f"there is no metric '{name}'", hint=f"there are {', '.join(metrics)}")
 
 
 def _failed(metrics: dict[str, float], bounds: list[tuple[str, str, float]]) -> list[str]:
