@@ -78,7 +78,7 @@ def prepare(
         num_steps=num_steps,
         total_steps=total_steps,
         quantizer_lr=built.loaded.profile.optimizer.quantizer_lr,
-        sites=tuple(SiteFacts(**vars(site)) for site in sites),
+        sites=tuple(map(SiteFacts.of, sites)),
     )
     num_messages = 0
     num_bytes = len(header_bytes(header)) + END_BYTES
@@ -175,7 +175,7 @@ def _message_sizes(built: Built, sites: Sequence[Site], steps: range) -> Iterato
                 )
                 shape = (*part.input_ids_BT.shape, site.num_channels)
                 zeros = torch.zeros(shape, dtype=DTYPES[profile.model.dtype])
-                quantized = lossless.cls(lossless.config, site).quantize(zeros, context)
+                quantized = lossless.end(site).quantize(zeros, context)
                 message = Message(lossless.name, context, quantized, sequence=sequence)
                 yield step, len(message.to_bytes())
 

@@ -8,13 +8,15 @@ distribution and version.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from amaqctl.errors import PluginError
+from amaqctl.errors import AmaqError, PeerError, PluginError
 from amaqctl.nearest import nearest
 
 QUANTIZERS = "amaqctl.quantizers"
@@ -43,6 +45,42 @@ class Offer:
 
     def __str__(self) -> str:
         return f"{self.name} from {self.distribution} {self.version}"
+
+    def fault(self, what: str, where: str | None = None) -> PluginError:
+        """An error that says what this part did wrong: ``returned None from quantize``."""
+        return PluginError(
+            f"{_KINDS[self.group]} '{self.name}' of {self.distribution} {self.version} {what}",
+            where=where,
+            hint=f"the plugin is at fault: repair or uninstall {self.distribution}",
+            error_id="PLUGIN-FAULT",
+        )
+
+    @contextlib.contextmanager
+    def blamed(self, method: str, where: str | None = None) -> Iterator[None]:
+        """Run a method of this part; whatever it raises by its own fault names it.
+
+        A built-in part is none of a plugin author's, so its faults stay what they are.
+
+        Args:
+            method: as its author knows it. where: link and step, or what else is known.
+
+        Raises:
+            PluginError: for anything but an error that the contract allows, ``sys.exit`` included.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, MemoryError, GeneratorExit):
+            raise
+        except BaseException as error:
+            # Only a transport may say that the network failed.
+            is_allowed = self.group == TRANSPORTS or not isinstance(error, PeerError)
+            if isinstance(error, AmaqError) and is_allowed:
+                error.where = error.where or where
+                raise
+            if self.built_in or "out of memory" in str(error).lower():
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise self.fault(f"failed in {method}: {said}", where) from error
 
 
 @cache

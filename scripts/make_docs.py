@@ -14,11 +14,13 @@ from pathlib import Path
 import docs_blocks
 import docs_commands
 import docs_profiles
+import docs_reference
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 PARTS = {
     "command-line.md": {"commands": docs_commands.reference},
+    "quantizer-reference.md": {"reference": docs_reference.reference},
     "profiles.md": {"sections": docs_profiles.sections, "options": docs_profiles.options},
 }
 

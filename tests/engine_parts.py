@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from amaqctl import registry
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
@@ -19,7 +18,7 @@ from amaqctl.model.lora import attach_lora, lora_parameters
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import enable_gradient_checkpointing
-from amaqctl.quantizer import Role, Site
+from amaqctl.quantizer import Role, Site, resolve_quantizer
 from amaqctl.tasks.task import IGNORE_INDEX, Example, Split, Task
 from amaqctl.transports.loopback import LoopbackTransport
 from amaqctl.transports.transport import Address
@@ -48,9 +47,15 @@ class CountingTransport(LoopbackTransport):
         return counted
 
 
+class FromAPeer(CountingTransport):
+    """As if what comes were another process's: there is somebody to be blamed."""
+
+    is_local = False
+
+
 def pair_of(name: str, options: dict[str, Any], site: Site) -> QuantizerPair:
-    cls = registry.load(registry.QUANTIZERS, name)
-    return QuantizerPair(name, *(cls(cls.Config(**options), site) for _ in range(2)))
+    quantizer = resolve_quantizer(name, options)
+    return QuantizerPair(name, *(quantizer.end(site) for _ in range(2)))
 
 
 def engine_of(

@@ -222,7 +222,7 @@ def _trace(path: Path, name: str, options: dict[str, object]):
         num_steps=4,
         total_steps=9,
         quantizer_lr=0.1,
-        sites=(SiteFacts.model_validate(vars(site)),),
+        sites=(SiteFacts.of(site),),
     )
     sent = []
     with path.open("wb") as file:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from engine_parts import (
     CountingTransport,
+    FromAPeer,
     IdTokenizer,
     engine_of,
     pair_of,
@@ -66,7 +67,7 @@ def tensor(seed: int = 0) -> Tensor:
 
 def arrive(message: Message | bytes, name: str = "none") -> Any:
     """Put a message of the test's own making into a fresh channel, and receive it."""
-    transport = CountingTransport()
+    transport = FromAPeer()
     data = message if isinstance(message, bytes) else message.to_bytes()
     transport.send(Address(0, "activation"), data)
     return channel(name, transport).receive()
@@ -240,12 +241,12 @@ def test_what_decodes_to_something_not_finite_is_refused(bad: float) -> None:
     x = tensor()
     x[1, 2, 3] = bad
     quantized = channel("none").quantizers.sender.quantize(x, CONTEXT)
-    with pytest.raises(WireError, match="the message decodes to NaN or infinity") as caught:
+    with pytest.raises(WireError, match="'none' decodes to NaN or infinity") as caught:
         arrive(replace(legal(), quantized=quantized))
     assert caught.value.where == "link 0 activation"
     fine = legal("fixed")
     side = {"range": torch.full_like(fine.quantized.side["range"], bad)}
-    with pytest.raises(WireError, match="the message decodes to NaN or infinity"):
+    with pytest.raises(WireError, match="side tensor 'range' holds NaN or infinity"):
         arrive(replace(fine, quantized=replace(fine.quantized, side=side)), "fixed")
 
 
@@ -473,7 +474,7 @@ class OtherGradient(CountingTransport):
         cls = registry.load(registry.QUANTIZERS, "none")
         site = Site(0, "gradient", 32, 16, 0, 0)
         other = cls(cls.Config(), site).quantize(self.gradient, message.context)
-        context = replace(message.context, lengths=())
+        context = replace(message.context, lengths=(), sample_ids=())
         return replace(message, quantized=other, context=context).to_bytes()
 
 

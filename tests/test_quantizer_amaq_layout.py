@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation, PackedCodes
-from amaqctl.errors import QuantizationError
-from amaqctl.quantizer import QuantizedTensor, Site, TensorContext
+from amaqctl.quantizer import (
+    LayoutError,
+    QuantizedTensor,
+    QuantizerEnd,
+    Site,
+    TensorContext,
+)
 from amaqctl.quantizers.amaq import AmaqQuantizer
+from amaqctl.registry import QUANTIZERS, find
 
 NUM_CHANNELS = 8
 CONTEXT = TensorContext("activation", link=0, step=0, total_steps=4)
@@ -32,9 +38,12 @@ def _quantized(massive: float = 0.0, **options: Any) -> QuantizedTensor:
 
 
 def _refused(quantized: QuantizedTensor, fault: str, **options: Any) -> None:
-    with pytest.raises(QuantizationError, match=fault) as refused:
-        _build(**options).dequantize(quantized, CONTEXT)
-    assert "same options" in str(refused.value.hint)
+    """Before it is decoded; and, since a prompt may have completed it, while it is."""
+    end = QuantizerEnd(find(QUANTIZERS, "amaq"), _build(**options))
+    for decode in (end.dequantize, end.quantizer.dequantize):
+        with pytest.raises(LayoutError, match=fault) as refused:
+            decode(quantized, CONTEXT)
+        assert "same options" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +93,11 @@ def test_side_tensors_are_those_of_the_options(
     ("change", "fault"),
     [
         (lambda side: side.pop("outlier_range"), "no side tensor 'outlier_range'"),
-        (lambda side: side.update(outlier_row=side["outlier_row"].float()), "a list of int32"),
-        (lambda side: side.update(outlier_row=side["outlier_row"][:0]), "a list of int32"),
+        (lambda side: side.update(outlier_row=side["outlier_row"].float()), "expected torch.int32"),
+        (lambda side: side.update(outlier_row=side["outlier_row"][:0]), r"shape \(1 to 16,\)"),
         (
             lambda side: side.update(outlier_row=side["outlier_row"].reshape(1, 1)),
-            "a list of int32",
+            r"of shape \(1, 1\)",
         ),
     ],
 )
@@ -106,9 +115,9 @@ def test_outlier_tokens_bring_a_list_of_rows_and_their_ranges(
 @pytest.mark.parametrize(
     ("shape", "widths", "axis", "fault"),
     [
-        ((16, 4), 3, "channel", "16 rows and 4 columns"),
-        ((8, 8), 3, "channel", "8 rows and 8 columns"),
-        ((16, 8), 3, "position", r"\(position\) for the shape \(2, 8, 8\); expected 16 and 8"),
+        ((16, 4), 3, "channel", "4 columns; expected 8"),
+        ((8, 8), 3, "channel", "8 rows; expected 16"),
+        ((16, 8), 3, "position", "by position; expected by channel"),
         ((16, 8), 16, "channel", "codes of 16 bits"),
     ],
 )
@@ -119,6 +128,5 @@ def test_codes_fit_the_shape(shape: tuple[int, int], widths: int, axis: Any, fau
     _refused(replace(_quantized(), codes=codes), fault)
 
 
-def test_a_message_without_codes_or_channels_is_refused() -> None:
+def test_a_message_without_codes_is_refused() -> None:
     _refused(replace(_quantized(), codes=None), "no codes")
-    _refused(replace(_quantized(), shape=()), "a shape without channels")

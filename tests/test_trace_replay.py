@@ -8,9 +8,11 @@ import torch
 from trace_parts import CHANNELS, context_of, site_of, spread_tensor, steps_of, write_trace
 
 from amaqctl import registry
+from amaqctl.cli.quantizer_text import name_and_options
 from amaqctl.errors import CheckError, PluginError, QuantizationError, UsageError
-from amaqctl.quantizer import QuantizedTensor, Quantizer
-from amaqctl.trace.choice import Choice, chosen, usual_choices
+from amaqctl.quantizer import QuantizedTensor, Quantizer, ResolvedQuantizer
+from amaqctl.registry import Offer
+from amaqctl.trace.choice import Choice, choice_of, usual_choices
 from amaqctl.trace.report import replay_trace
 from amaqctl.wire import Message
 
@@ -120,7 +122,7 @@ def test_what_learns_is_trained_as_at_a_stage(tmp_path, allocation):
     choice = chosen(f"amaq:allocation={allocation},target_bits=3")
     report = replay_trace(write_trace(tmp_path / "a.trace", sent, quantizer_lr=0.5), [choice])
     by_hand = choice.make(site_of(0, "activation"))
-    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(by_hand.quantizer.parameters(), lr=0.5, weight_decay=0.0)
     widths = []
     for (context, x), (_, gradient) in zip(sent[::2], sent[1::2], strict=True):
         with torch.no_grad():
@@ -192,8 +194,13 @@ class Forgetful(FIXED):
         return quantized
 
 
+def chosen(text: str) -> Choice:
+    return choice_of(text, *name_and_options(text, "-q"))
+
+
 def broken(cls) -> Choice:
-    return Choice("planted", "fixed", cls, FIXED.Config())
+    offer = Offer("amaqctl.quantizers", "fixed", "", "planted-distribution", "1.0")
+    return Choice("planted", ResolvedQuantizer(offer, cls, FIXED.Config()))
 
 
 def test_verify_finds_a_planted_difference_and_names_the_place(tmp_path):
@@ -238,17 +245,22 @@ class Refuses(Quantizer):
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (WrongShape, "decodes another shape"),
-        (Raises, "'planted' failed: KeyError: 'nothing here'"),
+        (WrongShape, "decoded torch.float32 of shape .* to torch.float32 of shape"),
+        (Raises, "planted-distribution 1.0 failed in quantize: KeyError: 'nothing here'"),
         (Refuses, "never again"),
     ],
 )
 def test_a_faulty_quantizer_is_named(tmp_path, cls, message):
     trace = write_trace(tmp_path / "a.trace", steps_of(2))
-    with pytest.raises(QuantizationError, match=message) as caught:
+    with pytest.raises((PluginError, QuantizationError), match=message) as caught:
         replay_trace(trace, [broken(cls)])
     assert "link 0 activation step" in caught.value.where
     assert caught.value.exit_code == 5
+    report = replay_trace(trace, [broken(cls), chosen("group")])
+    assert {row.quantizer for row in report.rows} == {"group"}
+    assert [(label, str(error)) for label, error in report.failures] == [
+        ("planted", str(caught.value))
+    ]
 
 
 def test_nothing_to_send_is_an_error(tmp_path):
@@ -264,12 +276,14 @@ def test_nothing_to_send_is_an_error(tmp_path):
         ("none:bits=4", "unknown option 'bits' of none, it has no options", 2),
         ("fixed:bits=99", "bits must be 1 to 8", 2),
         ("group:bits=four", "bits: Input should be a valid integer", 2),
+        ("fixed:bits={4", "is no YAML", 2),
+        ("fixed:[bits]", "is no KEY=VALUE", 2),
         ("fixed:bits", "'bits' is no KEY=VALUE", 2),
         ("fixed:", "'' is no KEY=VALUE", 2),
-        (":bits=4", "is no KEY=VALUE", 2),
+        (":bits=4", "no name", 2),
         ("fixed:bits=4,bits=5", "given twice", 2),
         ("fixd", "unknown quantizer 'fixd'", 5),
-        ("", "unknown quantizer ''", 5),
+        ("", "no name", 2),
     ],
 )
 def test_bad_choices(text, message, code):

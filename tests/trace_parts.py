@@ -62,7 +62,7 @@ def write_trace(path: Path, sent: Iterable[Sent], quantizer_lr: float = 0.1) -> 
         total_steps=9,
         quantizer_lr=quantizer_lr,
         sites=tuple(
-            SiteFacts(**vars(site_of(link, role, sent[0][1].shape[-1]))) for link, role in places
+            SiteFacts.of(site_of(link, role, sent[0][1].shape[-1])) for link, role in places
         ),
     )
     cls = registry.load(registry.QUANTIZERS, "none")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from amaqctl.build.parts import Part, Parts
+from amaqctl.build.parts import Parts
 from amaqctl.build.strangers import make_transport
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
@@ -15,7 +16,7 @@ from amaqctl.engine.stage import Stage
 from amaqctl.model.lora import lora_parameters
 from amaqctl.model.stage_model import StageModel
 from amaqctl.profile import LoadedProfile, profile_error
-from amaqctl.quantizer import Quantizer, Role, Site
+from amaqctl.quantizer import ResolvedQuantizer, Role, Site
 from amaqctl.tasks.task import Task
 from amaqctl.transports.transport import Address, Transport
 from amaqctl.wire import Limits
@@ -118,6 +119,8 @@ def _channel(
         max_positions=longest,
         num_samples=1 + max(example.sample_id for example in task.train),
         seed=profile.train.seed,
+        batch_size=profile.train.batch_size,
+        num_micro_batches=profile.train.micro_batches,
     )
     part = parts.activation if role == "activation" else parts.gradient
     pair = _pair(part, site)
@@ -140,10 +143,13 @@ def _channel(
     )
 
 
-def _pair(part: Part, site: Site) -> QuantizerPair:
-    """Two instances from the same options, sharing nothing."""
-    instances: list[Quantizer] = [part.cls(part.config, site).to(device()) for _ in range(2)]
-    return QuantizerPair(part.name, *instances)
+def _pair(quantizer: ResolvedQuantizer, site: Site) -> QuantizerPair:
+    """Two ends from the same options, sharing nothing."""
+    return QuantizerPair(
+        quantizer.name,
+        quantizer.end(replace(site, end="sender"), device()),
+        quantizer.end(replace(site, end="receiver"), device()),
+    )
 
 
 def device() -> torch.device:

@@ -11,11 +11,12 @@ from amaqctl import registry
 from amaqctl.build.strangers import read_options
 from amaqctl.errors import PluginError, Problem
 from amaqctl.profile import LoadedProfile, profile_error
+from amaqctl.quantizer import ResolvedQuantizer, load_quantizer, resolve_quantizer
 
 
 @dataclass(frozen=True)
 class Part:
-    """A registered part with its validated options."""
+    """A registered task or transport with its validated options."""
 
     name: str
     cls: Any
@@ -26,9 +27,9 @@ class Part:
 class Parts:
     """Every registered part that a profile names."""
 
-    activation: Part
-    gradient: Part
-    lossless: Part
+    activation: ResolvedQuantizer
+    gradient: ResolvedQuantizer
+    lossless: ResolvedQuantizer
     task: Part
     transport: Part
 
@@ -48,20 +49,23 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
         "task": (registry.TASKS, "task", profile.task),
         "transport": (registry.TRANSPORTS, "transport", profile.transport),
     }
-    found: dict[str, Part] = {}
+    found: dict[str, Any] = {}
     missing: list[PluginError] = []
     for key, (group, path, choice) in sections.items():
+        is_quantizer = group == registry.QUANTIZERS
         try:
-            cls = registry.load(group, choice.name)
+            cls = load_quantizer(choice.name) if is_quantizer else registry.load(group, choice.name)
         except PluginError as error:
             place = loaded.problem_at(f"{path}.name", error.message)
             missing.append(PluginError(str(place), hint=error.hint, error_id=error.error_id))
             problems.append(replace(place, message=f"{place.message} ({error.hint})"))
             continue
         try:
-            found[key] = Part(
-                choice.name, cls, read_options(group, choice.name, cls, choice.options)
-            )
+            if is_quantizer:
+                found[key] = resolve_quantizer(choice.name, choice.options)
+            else:
+                config = read_options(group, choice.name, cls, choice.options)
+                found[key] = Part(choice.name, cls, config)
         except ValidationError as error:
             known = cls.Config.model_fields
             problems += loaded.option_problems(path, error, known, choice.name)
@@ -69,5 +73,4 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
         raise missing[0]
     if problems:
         raise profile_error(problems)
-    lossless = registry.load(registry.QUANTIZERS, "none")
-    return Parts(**found, lossless=Part("none", lossless, lossless.Config()))
+    return Parts(**found, lossless=resolve_quantizer("none"))

@@ -6,41 +6,18 @@ does not allow, ends with exit code 5. A built-in part is let through: its fault
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from amaqctl import registry
-from amaqctl.errors import AmaqError, PluginError
+from amaqctl.errors import PluginError
+from amaqctl.registry import Offer
 from amaqctl.tasks.task import Example, Task
 from amaqctl.transports.transport import Address, Transport
 
 _T = TypeVar("_T")
-_KINDS = {
-    registry.QUANTIZERS: "quantizer",
-    registry.TASKS: "task",
-    registry.TRANSPORTS: "transport",
-}
-
-
-@contextmanager
-def blamed(group: str, name: str, doing: str) -> Iterator[None]:
-    """Turn what the part ``name`` raises while ``doing`` something into an error that names it.
-
-    Raises:
-        PluginError: it raised what is no error of ours, ``SystemExit`` included.
-    """
-    try:
-        yield
-    except (AmaqError, KeyboardInterrupt, MemoryError):
-        raise
-    except BaseException as error:
-        if _is_ours(group, name):
-            raise
-        lines = str(error).strip().splitlines() or ["without a message"]
-        raise _fault(group, name, f"{doing}: {type(error).__name__}: {lines[0]}") from error
 
 
 def read_options(group: str, name: str, cls: Any, options: dict[str, Any]) -> Any:
@@ -50,7 +27,7 @@ def read_options(group: str, name: str, cls: Any, options: dict[str, Any]) -> An
         pydantic.ValidationError: options are wrong.
         PluginError: the part has no such class, or its own code fails.
     """
-    with blamed(group, name, "failed to read its options"):
+    with registry.find(group, name).blamed("Config"):
         try:
             return cls.Config(**options)
         except ValidationError as error:
@@ -64,19 +41,20 @@ def make_task(name: str, cls: Any, config: Any, tokenizer: Any, **settings: Any)
     Raises:
         AmaqError: as the task's own; PluginError where it keeps no contract.
     """
-    if _is_ours(registry.TASKS, name):
+    offer = registry.find(registry.TASKS, name)
+    if offer.built_in:
         return cls(config, tokenizer, **settings)  # type: ignore[no-any-return]
     if not (isinstance(cls, type) and issubclass(cls, Task)):
-        raise _fault(registry.TASKS, name, "is no subclass of amaqctl.tasks.task.Task")
-    with blamed(registry.TASKS, name, "failed while it was made"):
+        raise offer.fault("is no subclass of amaqctl.tasks.task.Task")
+    with offer.blamed("__init__"):
         try:
             task = cls(config, tokenizer, **settings)
             fault = _task_fault(task)
         except PluginError as error:  # what the base class found
             fault = f"broke its contract: {error}"
     if fault:
-        raise _fault(registry.TASKS, name, fault)
-    _score_blamed(name, task)
+        raise offer.fault(fault)
+    _score_blamed(offer, task)
     return task
 
 
@@ -86,55 +64,57 @@ def make_transport(name: str, cls: Any, config: Any) -> Transport:
     Raises:
         AmaqError: as the transport's own; PluginError where it keeps no contract.
     """
-    if _is_ours(registry.TRANSPORTS, name):
+    offer = registry.find(registry.TRANSPORTS, name)
+    if offer.built_in:
         return cls(config)  # type: ignore[no-any-return]
-    with blamed(registry.TRANSPORTS, name, "failed while it was made"):
-        return _BlamedTransport(name, cls(config))
+    with offer.blamed("__init__"):
+        return _BlamedTransport(offer, cls(config))
 
 
 class _BlamedTransport:
     """A stranger's transport whose faults are told as its own."""
 
-    def __init__(self, name: str, transport: Any) -> None:
+    def __init__(self, offer: Offer, transport: Any) -> None:
         for verb in ("send", "receive"):
             if not callable(getattr(transport, verb, None)):
-                raise _fault(registry.TRANSPORTS, name, f"has no method '{verb}'")
-        self._name, self._transport = name, transport
+                raise offer.fault(f"has no method '{verb}'")
+        self.is_local = bool(getattr(transport, "is_local", False))
+        self._offer, self._transport = offer, transport
 
     def send(self, address: Address, data: bytes) -> None:
-        with blamed(registry.TRANSPORTS, self._name, f"failed to send on {_place(address)}"):
+        with self._offer.blamed("send", _place(address)):
             self._transport.send(address, data)
 
     def receive(self, address: Address) -> bytes:
-        with blamed(registry.TRANSPORTS, self._name, f"failed to receive on {_place(address)}"):
+        with self._offer.blamed("receive", _place(address)):
             data = self._transport.receive(address)
         if not isinstance(data, bytes):
-            words = f"received {type(data).__name__}, not bytes, on {_place(address)}"
-            raise _fault(registry.TRANSPORTS, self._name, words)
+            words = f"returned {type(data).__name__}, not bytes, from receive"
+            raise self._offer.fault(words, _place(address))
         return data
 
 
-def _score_blamed(name: str, task: Task) -> None:
+def _score_blamed(offer: Offer, task: Task) -> None:
     """Put guards before the two methods that are called long after the task was made."""
     text_of, is_match = task.text_of, task.is_match
 
     def guarded_text_of(token_ids: Sequence[int]) -> str:
-        with blamed(registry.TASKS, name, "failed in text_of"):
+        with offer.blamed("text_of"):
             text = text_of(token_ids)
-        return _of_type(name, "text_of", text, str)
+        return _of_type(offer, "text_of", text, str)
 
     def guarded_is_match(example: Example, generated_text: str) -> bool:
-        with blamed(registry.TASKS, name, "failed in is_match"):
+        with offer.blamed("is_match"):
             is_right = is_match(example, generated_text)
-        return _of_type(name, "is_match", is_right, bool)
+        return _of_type(offer, "is_match", is_right, bool)
 
     task.text_of, task.is_match = guarded_text_of, guarded_is_match  # type: ignore[method-assign]
 
 
-def _of_type(name: str, method: str, value: Any, kind: type[_T]) -> _T:
+def _of_type(offer: Offer, method: str, value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind):
         words = f"returned {type(value).__name__}, not {kind.__name__}, from {method}"
-        raise _fault(registry.TASKS, name, words)
+        raise offer.fault(words)
     return value
 
 
@@ -159,19 +139,6 @@ def _task_fault(task: Task) -> str | None:
     tuple(task.warnings)
     task.fingerprint()
     return None
-
-
-def _is_ours(group: str, name: str) -> bool:
-    return registry.find(group, name).built_in
-
-
-def _fault(group: str, name: str, words: str) -> PluginError:
-    offer = registry.find(group, name)
-    return PluginError(
-        f"{_KINDS[group]} '{name}' of {offer.distribution} {offer.version} {words}",
-        hint=f"report it to the authors of {offer.distribution}; --traceback shows where",
-        error_id=f"PLUGIN-{_KINDS[group].upper()}",
-    )
 
 
 def _place(address: Address) -> str:

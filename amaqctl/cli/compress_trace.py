@@ -10,6 +10,7 @@ import typer
 
 from amaqctl.cli.console import render
 from amaqctl.cli.console.session import Json, Session, Set, Traceback, command
+from amaqctl.cli.quantizer_text import name_and_options
 from amaqctl.errors import UsageError
 from amaqctl.units import mib
 
@@ -177,12 +178,13 @@ def _replay(
     from amaqctl import runs
     from amaqctl.storage import write_file
     from amaqctl.trace import reader
-    from amaqctl.trace.choice import chosen, usual_choices
+    from amaqctl.trace.choice import choice_of, usual_choices
     from amaqctl.trace.export import exporter
     from amaqctl.trace.report import ROLES, replay_trace
 
     export_bytes = exporter(export.suffix) if export else None
-    choices = [chosen(item) for item in wanted] or usual_choices()
+    choices = [choice_of(item, *name_and_options(item, "-q")) for item in wanted]
+    choices = choices or usual_choices()
     path = runs.find_trace(text)
     session.note(f"replaying {path} through {len(choices)} quantizers …")
     roles = ROLES if role == RoleChoice.both else tuple(r for r in ROLES if r == role.value)
@@ -196,9 +198,10 @@ def _replay(
     bare = "\n".join(
         f"{r.quantizer}\t{r.role}\t{r.bits:.4f}" for r in report.rows if r.part == "all"
     )
-    session.result(
-        data, _text(report, data, {c.label: c.origin for c in choices if c.origin}), bare
-    )
+    table = _text(report, data, {c.label: c.origin for c in choices if c.origin})
+    if report.failures:
+        session.failed_check(data, table, bare, report.failures[0][1])
+    session.result(data, table, bare)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -222,6 +225,7 @@ def _text(report: Report, data: dict[str, Any], strangers: dict[str, str]) -> st
     if not report.has_revisits:
         lines.append("no sample comes twice: what a memory of the samples saves is not seen here")
     lines += [f"no {role} through {label}: {why}" for label, role, why in report.skipped]
+    lines += [f"{label} failed: {error.message}" for label, error in report.failures]
     lines += [f"* {label}: third party, {origin}" for label, origin in strangers.items()]
     if data["verified"]:
         lines.append("verified: what was decoded from the bytes is what went in, bit for bit")

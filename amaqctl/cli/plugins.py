@@ -128,7 +128,7 @@ def _check(session: Session, name: str | None) -> None:
         PluginError: the named quantizer cannot be had.
         CheckError: a promise is broken, or, without a name, a quantizer cannot be had.
     """
-    from amaqctl.testing.check import load_quantizer
+    from amaqctl.quantizer import load_quantizer
 
     if name is not None:
         load_quantizer(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from amaqctl.engine.link import Channel
 from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
@@ -26,6 +26,7 @@ from amaqctl.errors import InputError
 from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_adapter
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
+from amaqctl.quantizer import QuantizerEnd
 from amaqctl.storage import (
     open_regular,
     read_document,
@@ -56,9 +57,9 @@ class CheckpointContents:
     source: ModelSource
     lora: LoraSettings
 
-    def quantizers(self) -> dict[str, nn.Module]:
-        """Every quantizer instance held here, by ``link<k>.<role>.<end>``."""
-        found: dict[str, nn.Module] = {}
+    def quantizers(self) -> dict[str, QuantizerEnd]:
+        """Every quantizer held here, by ``link<k>.<role>.<end>``."""
+        found: dict[str, QuantizerEnd] = {}
         for place, channel in _channels(self.stages).items():
             found[f"{place}.sender"] = channel.quantizers.sender
             found[f"{place}.receiver"] = channel.quantizers.receiver
@@ -192,12 +193,8 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             quantizer.load_state_dict(state)
-        except Exception as error:  # a method's own code looks at its state too
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(
-                f"the quantizer state of {place} does not fit: {lines[-1].strip()}",
-                where=str(path),
-            ) from error
+        except InputError as error:
+            raise InputError(f"quantizer of {place}: {error.message}", where=str(path)) from error
 
 
 def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDocument:
@@ -220,7 +217,7 @@ def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDoc
         )
     load_optimizers(folder / "trainer.safetensors", stages)
     for place, channel in channels.items():
-        channel.num_sent, channel.num_received = document.messages[place]
+        channel.restart(*document.messages[place])
     return document
 
 

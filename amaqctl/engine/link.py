@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation
-from amaqctl.errors import AmaqError, DivergedError, QuantizationError, WireError
-from amaqctl.quantizer import Quantizer, TensorContext
+from amaqctl.errors import DivergedError, QuantizationError, WireError
+from amaqctl.quantizer import LayoutError, QuantizerEnd, TensorContext
 from amaqctl.transports.transport import Address, Transport
 from amaqctl.wire import Limits, Message, SizeBreakdown
 
@@ -25,11 +25,11 @@ OnSent = Callable[[Message, SizeBreakdown], None]
 
 @dataclass(frozen=True)
 class QuantizerPair:
-    """The two instances of one registered quantizer."""
+    """The two ends of one registered quantizer."""
 
     name: str
-    sender: Quantizer
-    receiver: Quantizer
+    sender: QuantizerEnd
+    receiver: QuantizerEnd
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,19 @@ class Channel:
         self._on_sent = on_sent
         self.num_sent = 0
         self.num_received = 0
+        self._is_broken = False
 
     def send(self, x: Tensor, context: TensorContext) -> None:
         """Quantize, pack and send a tensor (B, T, C).
 
         Raises:
             DivergedError: the tensor holds NaN or infinity.
-            QuantizationError: from the quantizer.
+            QuantizationError: the quantizer refuses the tensor, or makes what no message can carry
+                or no receiver accepts.
+            PluginError: the quantizer is at fault.
+            WireError: this channel met a message that was not legal.
         """
+        self._refuse_if_broken()
         x = x.detach()
         if not bool(x.isfinite().all()):
             raise DivergedError(
@@ -94,12 +99,13 @@ class Channel:
                 where=f"link {context.link} {context.role} step {context.step}",
                 hint="lower optimizer.lr, or look at the data of this step",
             )
-        context = replace(context, link=self.address.link, role=self.address.role)  # type: ignore[arg-type]
+        context = self._own(context)
         pair = self._pair()
-        with torch.no_grad(), _one_thread():
+        with _one_thread():
             quantized = pair.sender.quantize(x, context)
         message = Message(pair.name, context, quantized, sequence=self.num_sent)
-        data, sizes = message.to_bytes_and_sizes()
+        with pair.sender.offer.blamed("quantize", context.place):
+            data, sizes = message.to_bytes_and_sizes(self._limits)
         self._transport.send(self.address, data)
         self.num_sent += 1
         if context.training and quantized.codes is not None:
@@ -109,39 +115,66 @@ class Channel:
     def receive(self) -> Received:
         """Wait for the next message and decode it from its bytes alone.
 
+        A message that is not legal changes nothing, and ends the channel until `restart`: what
+        comes after it was sent by a peer that is out of step, or lies.
+
         Raises:
-            WireError: the bytes are no legal message, or not the one that is due.
+            WireError: the bytes are no legal message, or not the one that is due, here or before.
             TransportError: none comes.
+            QuantizationError, PluginError: both ends are in this process, and the quantizer refuses
+                what it made, or is at fault.
         """
-        message = Message.from_bytes(self._transport.receive(self.address), self._limits)
+        self._refuse_if_broken()
+        data = self._transport.receive(self.address)
+        try:
+            received = self._decoded(data)
+        except WireError:
+            self._is_broken = True
+            raise
+        self.num_received += 1
+        return received
+
+    def restart(self, num_sent: int, num_received: int) -> None:
+        """Go on from a state that both ends agreed on; its sequence numbers come next."""
+        self.num_sent, self.num_received = num_sent, num_received
+        self._is_broken = False
+
+    def _decoded(self, data: bytes) -> Received:
+        message = Message.from_bytes(data, self._limits)
         self._check_due(message)
         self._check_fits(message)
-        self.num_received += 1
-        quantized = message.quantized
-        pair = self._pair()
+        quantized = message.quantized.to(self._device)
         try:
-            with torch.no_grad(), _one_thread():
-                value = pair.receiver.dequantize(quantized, message.context)
-        except QuantizationError as error:  # what came does not fit what came before
+            with _one_thread():
+                value = self._pair().receiver.dequantize(quantized, message.context)
+        except QuantizationError as error:
+            # With both ends here and a layout as declared, the quantizer refuses its own message.
+            if self._transport.is_local and not isinstance(error, LayoutError):
+                raise
             raise WireError(error.message, where=self._place(), hint=error.hint) from error
-        except AmaqError:
-            raise
-        except Exception as error:  # whatever a hostile message makes a quantizer do
-            raise WireError(
-                f"'{pair.name}' cannot decode the message: {type(error).__name__}: {error}",
-                where=self._place(),
-            ) from error
-        if value.shape != quantized.shape or value.dtype != quantized.dtype:
-            raise WireError(f"'{pair.name}' decoded another shape or dtype", where=self._place())
-        if not bool(value.isfinite().all()):
-            raise WireError("the message decodes to NaN or infinity", where=self._place())
         allocation = None if quantized.codes is None else quantized.codes.allocation
-        return Received(value.to(self._device), message.context, allocation)
+        return Received(value, message.context, allocation)
 
     def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
         """The sender's differentiable stand-in for what was just sent."""
         with _one_thread():
-            return self._pair().sender.surrogate(x, replace(context, link=self.address.link))
+            return self._pair().sender.surrogate(x, self._own(context))
+
+    def penalty(self, context: TensorContext) -> Tensor | None:
+        """What the sender adds to the loss, with the quantizers in the path or without."""
+        return self.quantizers.sender.penalty(self._own(context))
+
+    def _own(self, context: TensorContext) -> TensorContext:
+        """The context of a tensor of this channel."""
+        return replace(context, link=self.address.link, role=self.address.role)  # type: ignore[arg-type]
+
+    def _refuse_if_broken(self) -> None:
+        if self._is_broken:
+            raise WireError(
+                "a message before was not legal, and what follows it cannot be trusted",
+                where=self._place(),
+                hint="start both ends again from a checkpoint",
+            )
 
     def _pair(self) -> QuantizerPair:
         return self._lossless if self.is_clean else self.quantizers
@@ -178,11 +211,17 @@ class Channel:
                 f"{num_positions} positions where at most {site.max_positions} are legal",
                 where=self._place(),
             )
-        if lengths and (len(lengths) != shape[0] or max(lengths) > num_positions):
+        if lengths and (
+            len(lengths) != shape[0] or max(lengths) > num_positions or min(lengths) < 1
+        ):
             raise WireError(
                 f"the lengths {lengths} do not fit {shape[0]} rows of {num_positions} positions",
                 where=self._place(),
             )
+
+        num_ids = len(context.sample_ids)
+        if num_ids and num_ids != shape[0]:
+            raise WireError(f"{num_ids} sample ids for {shape[0]} rows", where=self._place())
 
     def _place(self) -> str:
         return f"link {self.address.link} {self.address.role}"

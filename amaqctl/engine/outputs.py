@@ -56,7 +56,7 @@ def save_outcome(run: Path, step: int, contents: CheckpointContents) -> None:
     state = quantizer_state(contents)
     write_file(run / "quantizer" / "quantizer.safetensors", lambda path: save_file(state, path))
     options = {
-        place: {"options": quantizer.config.model_dump(mode="json")}  # type: ignore[union-attr, operator]
+        place: {"options": quantizer.config.model_dump(mode="json")}
         for place, quantizer in contents.quantizers().items()
     }
     write_json(run / "quantizer" / "options.json", options)

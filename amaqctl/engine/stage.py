@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from amaqctl.bits import BitAllocation
 from amaqctl.engine.learning_rate import LearningRate
-from amaqctl.engine.link import Link, Received
-from amaqctl.errors import DivergedError, WireError
+from amaqctl.engine.link import Link
+from amaqctl.engine.turn import check_gradient, check_turn
+from amaqctl.errors import DivergedError
 from amaqctl.model.stage_model import StageModel
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch
@@ -97,7 +98,7 @@ class Stage:
         leaf, allocation = None, None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
-            _check_turn(received, context)
+            check_turn(received, context, part.input_ids_BT.shape)
             leaf = received.value.requires_grad_()
             context, allocation = received.context, received.allocation
         with self._seeded_dropout(context):
@@ -122,8 +123,8 @@ class Stage:
         gradients: list[Tensor | None] = [None] * len(flight.outputs)  # None: a scalar's one
         if self.outgoing is not None:
             received = self.outgoing.gradients.receive()
-            _check_turn(received, flight.context)
-            _check_gradient(received, flight.outputs[0])
+            check_gradient(received, flight.outputs[0])
+            check_turn(received, flight.context)
             gradients[0] = received.value
         differentiable = [
             (out, grad)
@@ -132,7 +133,8 @@ class Stage:
         ]
         if differentiable:
             outputs, grads = zip(*differentiable, strict=True)
-            torch.autograd.backward(outputs, grads)
+            with self._blamed_in_backward(flight.context):
+                torch.autograd.backward(outputs, grads)
         if self.incoming is not None:
             assert flight.leaf is not None
             gradient = flight.leaf.grad
@@ -140,6 +142,13 @@ class Stage:
                 gradient = torch.zeros_like(flight.leaf)
             context = replace(flight.context, allocation=flight.allocation)
             self.incoming.gradients.send(gradient, context)
+
+    def _blamed_in_backward(
+        self, context: TensorContext
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.outgoing is None:
+            return contextlib.nullcontext()
+        return self.outgoing.activations.quantizers.sender.blamed_in_backward(context)
 
     def gradient_norm(self, step: int) -> float:
         """Norm of this stage's LoRA gradient, before any clip.
@@ -193,7 +202,7 @@ class Stage:
         hidden = None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
-            _check_turn(received, context)
+            check_turn(received, context)
             hidden, context = received.value, received.context
         output = self._call(input_ids_BT, hidden, context, cache)
         if self.outgoing is None:
@@ -227,7 +236,7 @@ class Stage:
         channel.send(hidden, context)
         outputs = [channel.surrogate(hidden, context)]
         # The penalty belongs to the step, not to each of its micro-batches.
-        penalty = channel.quantizers.sender.penalty(context) if context.micro_batch == 0 else None
+        penalty = channel.penalty(context) if context.micro_batch == 0 else None
         return outputs if penalty is None else [*outputs, penalty]
 
     @contextlib.contextmanager
@@ -238,26 +247,6 @@ class Stage:
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
             yield
-
-
-def _check_turn(received: Received, own: TensorContext) -> None:
-    """Refuse a message of another step or micro-batch, or training where evaluation is due."""
-    got = received.context
-    for what in ("step", "micro_batch", "training"):
-        if getattr(got, what) != getattr(own, what):
-            raise WireError(
-                f"a message with {what} {getattr(got, what)} where {getattr(own, what)} was due",
-                where=f"link {got.link} {got.role}",
-            )
-
-
-def _check_gradient(received: Received, sent: Tensor) -> None:
-    if received.value.shape != sent.shape or received.value.dtype != sent.dtype:
-        raise WireError(
-            f"a gradient of {received.value.dtype} and shape {tuple(received.value.shape)} for "
-            f"an activation of {sent.dtype} and shape {tuple(sent.shape)}",
-            where=f"link {received.context.link} gradient",
-        )
 
 
 def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:

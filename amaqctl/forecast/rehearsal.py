@@ -100,7 +100,7 @@ def _lossless_tensors(built: Built, step: int) -> dict[Any, Tensor]:
     def keep(message: Message) -> None:
         if message.context.micro_batch == 0:
             address = message_address(message)
-            decoder = lossless.cls(lossless.config, sites[address])
+            decoder = lossless.end(sites[address])
             kept[address] = decoder.dequantize(message.quantized, message.context)
 
     built.engine.listeners.append(keep)

@@ -256,7 +256,7 @@ def _move_widths(stages: Sequence[Stage], steps: range, total_steps: int) -> Non
             assert stage.outgoing is not None
             channel = stage.outgoing.activations
             context = TensorContext("activation", channel.address.link, step, total_steps)
-            penalty = channel.quantizers.sender.penalty(context)
+            penalty = channel.penalty(context)
             if penalty is None or not penalty.requires_grad or stage.optimizer is None:
                 continue
             penalty.backward()

@@ -46,6 +46,8 @@ from torch import Tensor, nn
 from amaqctl.bits import BitAllocation, largest_code
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
+    BitReport,
+    Layout,
     QuantizedTensor,
     Quantizer,
     Site,
@@ -83,6 +85,7 @@ class AmaqQuantizer(Quantizer):
             scale_dtype=config.scale_dtype,
             spare_code=config.spare_code,
             outlier_tokens=config.outlier_tokens,
+            widths=self.harm.widths,
         )
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: dict[tuple[int | None, ...], Tensor] = {}
@@ -117,9 +120,20 @@ class AmaqQuantizer(Quantizer):
         Raises:
             QuantizationError: a message goes on from a prompt that never came.
         """
-        whole = self._prompt.completed(quantized, context)
-        self._prompt.notice(quantized, context)
-        return self._grid.decode(whole)
+        x = self._grid.decode(self._prompt.completed(quantized, context))
+        self.once_accepted(lambda: self._prompt.notice(quantized, context))
+        return x
+
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Codes and side tensors of the grid; a generated token may leave out its prompt's."""
+        leaves_out = self._prompt.may_be_left_out(context)
+        return self._grid.layout.sent(shape, allocation, leaves_out=leaves_out)
 
     def surrogate(self, x: Tensor, context: TensorContext) -> Tensor:
         """x, watched, or with the derivative of x̂ by the widths, hence by the gates, attached."""
@@ -161,6 +175,14 @@ class AmaqQuantizer(Quantizer):
         if self._last_widths_K is None:
             return None
         return BitAllocation(self._last_widths_K, self.config.axis)
+
+    def report(self) -> BitReport:
+        """The budget, and what was measured of each column."""
+        return BitReport(
+            target_bits=self.config.target_bits,
+            range_K=self.harm.range_energy_K.sqrt(),
+            gradient_energy_K=self.harm.gradient_energy_K.clone(),
+        )
 
     def _columns(self, x: Tensor, context: TensorContext) -> slice:
         if self.config.axis == "channel":

@@ -27,18 +27,23 @@ from amaqctl.bits import BitAllocation, PackedCodes, Rounding, decode, encode, s
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
     DTYPES,
+    CodesLayout,
+    Layout,
+    Length,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
+    SampleMemory,
     ScaleDtype,
+    SideLayout,
     Site,
     TensorContext,
+    num_rows,
     restored,
     rounding_noise,
     rows_of,
     side_values,
 )
-from amaqctl.quantizers.sample_memory import SampleMemory
 
 
 class AqSgdQuantizer(Quantizer):
@@ -107,6 +112,33 @@ class AqSgdQuantizer(Quantizer):
         self._check_ids(context, quantized.shape)
         return restored(self._remember(quantized, context), quantized)
 
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Codes and ranges of the changes; visit counts and full values where memories are used."""
+        rows, channels = num_rows(shape), shape[-1]
+        legal_rows: Length = rows
+        remembers = self._remembers(context)
+        if remembers:
+            tokens = shape[-2] if len(shape) > 1 else 1
+            legal_rows = range(tokens, rows + 1, tokens) if tokens else 0
+        by_channel = self.config.scale == "channel"
+        range_shape: tuple[Length, ...] = (1, channels) if by_channel else (legal_rows, 1)
+        side = {
+            "range": SideLayout(DTYPES[self.config.scale_dtype], range_shape, optional=remembers)
+        }
+        codes = CodesLayout(legal_rows, channels, "tensor", (self.config.bits,), remembers)
+        if remembers:
+            batch = shape[0]
+            side["visits"] = SideLayout(torch.int32, (batch,))
+            full_shape: tuple[Length, ...] = (range(1, batch + 1), *shape[1:])
+            side["full"] = SideLayout(dtype, full_shape, optional=True)
+        return Layout(codes, side)
+
     def forget(self, sample_ids: tuple[int, ...]) -> None:
         """Send these samples in full at their next visit (both ends must be told)."""
         for sample_id in sample_ids:
@@ -145,10 +177,11 @@ class AqSgdQuantizer(Quantizer):
         if quantized.codes is not None:
             changes = self._decode(quantized).reshape(-1, num_positions, num_channels)
         num_first = visits_B.count(0)
-        if (len(full), len(changes)) != (num_first, len(visits_B) - num_first):
+        due = (num_first, num_positions, num_channels)
+        if tuple(full.shape) != due or len(changes) != len(visits_B) - num_first:
             raise QuantizationError(
-                f"{len(full)} full samples and {len(changes)} changes, where {num_first} and "
-                f"{len(visits_B) - num_first} are due",
+                f"full samples of shape {tuple(full.shape)} and {len(changes)} changes, where "
+                f"{due} and {len(visits_B) - num_first} are due",
                 where=f"link {context.link} step {context.step}",
             )
         next_full, next_change = iter(full), iter(changes)
@@ -161,11 +194,23 @@ class AqSgdQuantizer(Quantizer):
             )
             for sample, sent in zip(context.sample_ids, visits_B, strict=True)
         ]
-        for sample, sent, value_TC in zip(context.sample_ids, visits_B, new, strict=True):
+        self.once_accepted(lambda: self._store(context.sample_ids, visits_B, new))
+        return torch.stack(new).to(torch.float32) if new else torch.zeros(quantized.shape)
+
+    def _store(self, sample_ids: tuple[int, ...], visits_B: list[int], new: list[Tensor]) -> None:
+        for sample, sent, value_TC in zip(sample_ids, visits_B, new, strict=True):
             if not sent:
                 self.memory.forget(sample)
             self.memory.store(sample, value_TC)
-        return torch.stack(new).to(torch.float32) if new else torch.zeros(quantized.shape)
+
+    def decoded(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
+        """The memories, which this sender has moved on already, or the direct values."""
+        if not self._remembers(context) or not context.sample_ids:
+            return self.dequantize(quantized, context)
+        num_positions = quantized.shape[1]
+        kept = [self.memory.recall(i, num_positions) for i in context.sample_ids]
+        device = quantized.side["visits"].device
+        return restored(torch.stack(kept).to(device), quantized)
 
     def _encode(self, values_RC: Tensor, context: TensorContext) -> tuple[PackedCodes, Tensor]:
         allocation = BitAllocation.uniform(self.config.bits, values_RC.shape[1])

@@ -18,11 +18,16 @@ from torch import Tensor
 from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
+    DTYPES,
+    CodesLayout,
+    Layout,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
     ScaleDtype,
+    SideLayout,
     TensorContext,
+    num_rows,
     restored,
     rounding_noise,
     rows_of,
@@ -73,6 +78,23 @@ class FixedQuantizer(Quantizer):
         assert quantized.codes is not None
         scale = step_size(quantized.side["range"].float(), quantized.codes.allocation)
         return restored(decode(quantized.codes, scale), quantized)
+
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Codes (R, C) of the one width, or of received ones, and the ranges."""
+        rows, channels = num_rows(shape), shape[-1]
+        if self.config.bits == "received":
+            codes = CodesLayout(rows, channels, "channel", range(9))
+        else:
+            codes = CodesLayout(rows, channels, "tensor", (self.config.bits,))
+        dims = _REDUCED_DIMS[self.config.scale]
+        range_shape = tuple(1 if d in dims else n for d, n in enumerate((rows, channels)))
+        return Layout(codes, {"range": SideLayout(DTYPES[self.config.scale_dtype], range_shape)})
 
     def _allocation_for(self, num_channels: int, context: TensorContext) -> BitAllocation:
         if self.config.bits != "received":

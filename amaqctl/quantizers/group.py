@@ -23,11 +23,16 @@ from torch.nn import functional
 
 from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
 from amaqctl.quantizer import (
+    DTYPES,
+    CodesLayout,
+    Layout,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
     ScaleDtype,
+    SideLayout,
     TensorContext,
+    num_rows,
     restored,
     rounding_noise,
     rows_of,
@@ -86,10 +91,30 @@ class GroupQuantizer(Quantizer):
         )
         return restored(values_RC, quantized)
 
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Codes (R, C), ranges (R, G), and zero points (R, G) where they are asked for."""
+        rows, channels = num_rows(shape), shape[-1]
+        by_group = (rows, -(-channels // self._size(channels)))
+        side = {"range": SideLayout(DTYPES[self.config.scale_dtype], by_group)}
+        if self.config.zero_point:
+            side["zero_point"] = SideLayout(torch.int8, by_group)
+        return Layout(CodesLayout(rows, channels, "tensor", (self.config.bits,)), side)
+
+    def _size(self, num_channels: int) -> int:
+        """Channels of a group, which never reaches beyond the token."""
+        size: int = self.config.group_size
+        return min(size, num_channels)
+
     def _group_bounds(self, values_RC: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bound (R, G) of each group; the lower one is 0 on the symmetric grid."""
         num_rows, num_channels = values_RC.shape
-        size = min(self.config.group_size, num_channels)  # a group never reaches beyond the token
+        size = self._size(num_channels)
         num_groups = -(-num_channels // size)
         missing = num_groups * size - num_channels
         grouped = functional.pad(values_RC, (0, missing)).reshape(num_rows, num_groups, size)
@@ -112,5 +137,5 @@ class GroupQuantizer(Quantizer):
         return self._to_channels(side["zero_point"].float(), num_channels)
 
     def _to_channels(self, per_group_RG: Tensor, num_channels: int) -> Tensor:
-        size = min(self.config.group_size, num_channels)
+        size = self._size(num_channels)
         return per_group_RG.repeat_interleave(size, dim=1)[:, :num_channels]

@@ -27,7 +27,7 @@ from amaqctl.bits import (
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, restored, side_values
 from amaqctl.quantizers.channel_means import ChannelMeans
 from amaqctl.quantizers.hidden_shape import amax, as_BTC, as_shape_BTC
-from amaqctl.quantizers.mixed_layout import checked
+from amaqctl.quantizers.mixed_layout import MixedLayout
 from amaqctl.quantizers.outlier_tokens import (
     OUTLIER_RANGE,
     OUTLIER_ROW,
@@ -57,6 +57,7 @@ class MixedGrid:
             of each channel. A negative range says that this is the positive side.
         outlier_tokens: tokens of massive activations (Sun et al., arXiv 2402.17762; often the
             first) have ranges of their own, and do not widen those of all others.
+        widths: legal bit-widths.
     """
 
     axis: Literal["channel", "position"]
@@ -66,6 +67,14 @@ class MixedGrid:
     scale_dtype: ScaleDtype
     spare_code: bool
     outlier_tokens: bool
+    widths: range = range(9)
+
+    @property
+    def layout(self) -> MixedLayout:
+        """What its messages hold."""
+        return MixedLayout(
+            self.axis, self.scale, self.center, self.scale_dtype, self.outlier_tokens, self.widths
+        )
 
     @property
     def _means(self) -> ChannelMeans:
@@ -158,10 +167,12 @@ class MixedGrid:
         Raises:
             QuantizationError: the message has another layout than these options make.
         """
-        codes = checked(
-            quantized, self.axis, self.scale, self.center, self.scale_dtype, self.outlier_tokens
-        )
-        allocation = codes.allocation
+        codes = quantized.codes
+        allocation = None if codes is None else codes.allocation
+        has_outliers = OUTLIER_ROW in quantized.side
+        self.layout.whole(quantized.shape, allocation, has_outliers=has_outliers).check(quantized)
+        assert codes is not None
+        assert allocation is not None
         shape_BTC = as_shape_BTC(quantized.shape)
         range_RK = self._range_matrix(quantized.side, allocation, shape_BTC)
         matrix_RK = decode(codes, step_size(range_RK, allocation))

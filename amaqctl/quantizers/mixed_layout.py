@@ -1,109 +1,91 @@
-"""What a message of the mixed-width grid must hold, checked before it is decoded.
+"""What a message of the mixed-width grid holds, by its options.
 
-Broadcasting would take a range of the wrong shape and make garbage of it without a word.
-
-Legend: B batch, T tokens, C channels, K columns of the packed matrix (C, or T for positions), Z
-channels of no bits.
+Legend: B batch, T tokens, C channels, K columns of the packed matrix (C, or T for positions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from amaqctl.bits import PackedCodes
-from amaqctl.errors import QuantizationError
-from amaqctl.quantizer import DTYPES, QuantizedTensor, ScaleDtype
+from amaqctl.bits import BitAllocation
+from amaqctl.quantizer import DTYPES, CodesLayout, Layout, ScaleDtype, SideLayout
 from amaqctl.quantizers.hidden_shape import as_shape_BTC
 from amaqctl.quantizers.outlier_tokens import OUTLIER_ROW
 
-_MAX_BITS = 8
 
-
-def checked(
-    quantized: QuantizedTensor,
-    axis: Literal["channel", "position"],
-    scale: Literal["channel", "token", "channel-token"],
-    center: bool,
-    scale_dtype: ScaleDtype,
-    outlier_tokens: bool,
-) -> PackedCodes:
-    """The codes of a message whose layout is that of the options.
+@dataclass(frozen=True)
+class MixedLayout:
+    """The layouts of one grid.
 
     Args:
         axis, scale, center, scale_dtype, outlier_tokens: of the grid.
-
-    Raises:
-        QuantizationError: the codes do not fit the shape, or a side tensor is missing, too much,
-            or of another shape or dtype.
+        widths: legal bit-widths.
     """
-    codes = quantized.codes
-    if codes is None or not quantized.shape:
-        raise _refused("no codes, or a shape without channels")
-    batch, tokens, channels = as_shape_BTC(quantized.shape)
-    by_channel = axis == "channel"
-    layout = (batch * tokens, channels) if by_channel else (batch * channels, tokens)
-    found = (codes.num_rows, codes.allocation.num_columns)
-    if found != layout or codes.allocation.axis != axis:
-        raise _refused(
-            f"codes of {found[0]} rows and {found[1]} columns ({codes.allocation.axis}) for the "
-            f"shape {tuple(quantized.shape)}; expected {layout[0]} and {layout[1]} ({axis})"
-        )
-    widths_K = codes.allocation.widths_C
-    if widths_K.numel() and int(widths_K.max()) > _MAX_BITS:
-        raise _refused(f"codes of {int(widths_K.max())} bits; the grid has at most {_MAX_BITS}")
-    num_empty = int((widths_K == 0).sum()) if by_channel else 0
-    needed = dict(_ranges(scale, (batch, tokens), channels - num_empty))
-    if center or num_empty:
-        needed["mean"] = (channels if center else num_empty,)
-    optional: dict[str, tuple[int, ...]] = {}
-    if outlier_tokens:
-        # Those of a prompt stand here for its generated tokens too, outliers or not.
-        optional = {f"outlier_{name}": shape for name, shape in needed.items()}
-        if OUTLIER_ROW in quantized.side:
-            needed |= optional
-    _check_side(quantized, needed, optional, DTYPES[scale_dtype])
-    return codes
 
+    axis: Literal["channel", "position"]
+    scale: Literal["channel", "token", "channel-token"]
+    center: bool
+    scale_dtype: ScaleDtype
+    outlier_tokens: bool
+    widths: Collection[int]
 
-def _ranges(
-    scale: Literal["channel", "token", "channel-token"], by_token: tuple[int, int], num_sent: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    if scale == "token":
-        yield "token_range", by_token
-        return
-    yield "range", (num_sent,)
-    if scale == "channel-token":
-        yield "token_share", by_token
+    def sent(
+        self, shape: tuple[int, ...], allocation: BitAllocation | None, *, leaves_out: bool
+    ) -> Layout:
+        """The layout of a message as it travels.
 
+        Args:
+            shape: of the tensor. allocation: the message's widths.
+            leaves_out: side tensors that an earlier message told may be missing.
+        """
+        needed, own = self._side(shape, allocation)
+        side = {n: replace(s, optional=leaves_out) for n, s in needed.items()}
+        side |= {n: replace(s, optional=True) for n, s in own.items()}
+        together = [frozenset(needed)] if leaves_out else [frozenset(own)]
+        return Layout(self._codes(shape), side, together)
 
-def _check_side(
-    quantized: QuantizedTensor,
-    needed: dict[str, tuple[int, ...]],
-    optional: dict[str, tuple[int, ...]],
-    dtype: torch.dtype,
-) -> None:
-    side = dict(quantized.side)
-    rows = side.pop(OUTLIER_ROW, None) if optional else None
-    if rows is not None and (rows.dtype != torch.int32 or rows.dim() != 1 or not rows.numel()):
-        raise _refused(f"'{OUTLIER_ROW}' is not a list of int32")
-    if missing := sorted(needed.keys() - side.keys()):
-        raise _refused(f"no side tensor '{missing[0]}'")
-    known = {**optional, **needed}
-    for name, tensor in side.items():
-        if name not in known:
-            raise _refused(f"a side tensor '{name}', which these options do not have")
-        if tuple(tensor.shape) != known[name] or tensor.dtype != dtype:
-            raise _refused(
-                f"side tensor '{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}; expected "
-                f"{dtype} of shape {known[name]}"
-            )
+    def whole(
+        self, shape: tuple[int, ...], allocation: BitAllocation | None, *, has_outliers: bool
+    ) -> Layout:
+        """The layout of a message with all that it left out.
 
+        Args:
+            has_outliers: without them, side tensors of outliers may be those of an earlier message.
+        """
+        needed, own = self._side(shape, allocation)
+        side = needed | {n: replace(s, optional=not has_outliers) for n, s in own.items()}
+        return Layout(self._codes(shape), side)
 
-def _refused(fault: str) -> QuantizationError:
-    return QuantizationError(
-        f"a message of another layout: {fault}",
-        hint="sender and receiver need the same options of `amaq`",
-    )
+    def _codes(self, shape: tuple[int, ...]) -> CodesLayout:
+        batch, tokens, channels = as_shape_BTC(shape)
+        if self.axis == "channel":
+            return CodesLayout(batch * tokens, channels, self.axis, self.widths)
+        return CodesLayout(batch * channels, tokens, self.axis, self.widths)
+
+    def _side(
+        self, shape: tuple[int, ...], allocation: BitAllocation | None
+    ) -> tuple[dict[str, SideLayout], dict[str, SideLayout]]:
+        """Ranges and means of all tokens, and of outlier tokens where they have their own."""
+        batch, tokens, channels = as_shape_BTC(shape)
+        num_empty = 0
+        if self.axis == "channel" and allocation is not None:
+            num_empty = int((allocation.widths_C == 0).sum())
+        dtype, by_token = DTYPES[self.scale_dtype], (batch, tokens)
+        needed: dict[str, SideLayout] = {}
+        if self.scale == "token":
+            needed["token_range"] = SideLayout(dtype, by_token)
+        else:
+            needed["range"] = SideLayout(dtype, (channels - num_empty,))
+        if self.scale == "channel-token":
+            needed["token_share"] = SideLayout(dtype, by_token)
+        if self.center or num_empty:
+            needed["mean"] = SideLayout(dtype, (channels if self.center else num_empty,))
+        if not self.outlier_tokens:
+            return needed, {}
+        own = {f"outlier_{name}": layout for name, layout in needed.items()}
+        own[OUTLIER_ROW] = SideLayout(torch.int32, (range(1, batch * tokens + 1),))
+        return needed, own

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation, PackedCodes
-from amaqctl.quantizer import QuantizedTensor, Quantizer, QuantizerConfig, TensorContext
+from amaqctl.quantizer import (
+    CodesLayout,
+    Layout,
+    QuantizedTensor,
+    Quantizer,
+    QuantizerConfig,
+    TensorContext,
+    num_rows,
+)
 
 
 class NoneQuantizer(Quantizer):
@@ -31,3 +39,14 @@ class NoneQuantizer(Quantizer):
         assert quantized.codes is not None
         words = quantized.codes.unpack()
         return words.reshape(-1).view(quantized.dtype).reshape(quantized.shape)
+
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """16-bit words, and nothing beside them."""
+        num_columns = shape[-1] * dtype.itemsize // 2
+        return Layout(CodesLayout(num_rows(shape), num_columns, "channel", (16,)))

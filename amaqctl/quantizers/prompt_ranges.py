@@ -40,6 +40,10 @@ class PromptRanges:
             return None
         return self._of_channels() if self._has_widths(allocation) else None
 
+    def may_be_left_out(self, context: TensorContext) -> bool:
+        """Whether a message of this context may do without side values that its prompt had."""
+        return self._is_on and _goes_on(context)
+
     def notice(
         self,
         quantized: QuantizedTensor,
@@ -58,7 +62,7 @@ class PromptRanges:
         Raises:
             QuantizationError: no prompt came before it, or one of other widths.
         """
-        if "range" in quantized.side or not self._is_on or not _goes_on(context):
+        if "range" in quantized.side or not self.may_be_left_out(context):
             return quantized
         assert quantized.codes is not None
         if self._prompt is None or not self._has_widths(quantized.codes.allocation):

@@ -88,7 +88,7 @@ def _loopback() -> LoopbackTransport:
 
 
 def _channel(subject: Subject, transport: LoopbackTransport) -> Channel:
-    pair = QuantizerPair(subject.name, subject.build(), subject.build())
+    pair = QuantizerPair(subject.name, *(subject.end(subject.build()) for _ in range(2)))
     return Channel(
         Address(0, subject.role),
         transport,
@@ -146,7 +146,8 @@ def _trained_parameters(engine: Engine) -> dict[str, Tensor]:
             if parameter.requires_grad:
                 named[f"stage {index} {name}"] = parameter.detach().clone()
         if stage.outgoing is not None:
-            for name, parameter in stage.outgoing.activations.quantizers.sender.named_parameters():
+            sender = stage.outgoing.activations.quantizers.sender.quantizer
+            for name, parameter in sender.named_parameters():
                 named[f"quantizer {name}"] = parameter.detach().clone()
     return named
 

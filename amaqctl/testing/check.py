@@ -8,9 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from amaqctl import registry
-from amaqctl.errors import PluginError
-from amaqctl.quantizer import Quantizer, Role
+from amaqctl.quantizer import Role, load_quantizer
 from amaqctl.testing.clauses import CLAUSES, Clause
 from amaqctl.testing.finding import BrokenPromiseError, Finding, described
 from amaqctl.testing.subject import Subject
@@ -77,25 +75,6 @@ def subjects_of(
         for options in option_sets
         for role in (roles or _roles(Subject(name, cls, options, "activation")))
     ]
-
-
-def load_quantizer(name: str) -> type[Quantizer]:
-    """The class behind a registered name.
-
-    Raises:
-        PluginError: as `amaqctl.registry.load`, or what it points to is no `Quantizer`.
-    """
-    cls = registry.load(registry.QUANTIZERS, name)
-    if not (isinstance(cls, type) and issubclass(cls, Quantizer)):
-        offer = registry.find(registry.QUANTIZERS, name)
-        raise PluginError(
-            f"quantizer '{name}' of {offer.distribution} {offer.version} is no subclass of "
-            "amaqctl.quantizer.Quantizer",
-            where=offer.target,
-            hint="let its entry point name the class",
-            error_id="PLUGIN-BROKEN",
-        )
-    return cls
 
 
 def _roles(subject: Subject) -> tuple[Role, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from amaqctl.errors import PluginError
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -63,6 +65,8 @@ def case(name: str) -> Iterator[None]:
 
 def described(error: Exception) -> str:
     """An error in one line, with the file and line that raised it."""
+    if isinstance(error, PluginError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what the quantizer itself raised
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})"

@@ -15,15 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amaqctl import registry
 from amaqctl.bits import BitAllocation
+from amaqctl.errors import PluginError
 from amaqctl.quantizer import (
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
+    QuantizerEnd,
     Role,
     Site,
     TensorContext,
 )
+from amaqctl.registry import Offer
 from amaqctl.wire import Message
 
 NUM_CHANNELS = 32
@@ -85,10 +89,22 @@ class Subject:
             allocation=allocation,
         )
 
+    @property
+    def offer(self) -> Offer:
+        """Who is to be blamed; a class that nobody offers stands for itself."""
+        try:
+            return registry.find(registry.QUANTIZERS, self.name)
+        except PluginError:
+            target = f"{self.cls.__module__}:{self.cls.__qualname__}"
+            return Offer(registry.QUANTIZERS, self.name, target, self.cls.__module__, "0")
+
+    def end(self, quantizer: Quantizer) -> QuantizerEnd:
+        """An instance as a channel calls it."""
+        return QuantizerEnd(self.offer, quantizer)
+
     def quantize(self, sender: Quantizer, x: Tensor, context: TensorContext) -> QuantizedTensor:
         """As a channel does it: without gradient."""
-        with torch.no_grad():
-            return sender.quantize(x.detach(), context)
+        return self.end(sender).quantize(x.detach(), context)
 
     def send(self, sender: Quantizer, x: Tensor, context: TensorContext) -> bytes:
         """The whole message for ``x``."""
@@ -97,8 +113,7 @@ class Subject:
     def receive(self, receiver: Quantizer, data: bytes) -> Tensor:
         """Decode from the bytes alone."""
         message = Message.from_bytes(data)
-        with torch.no_grad():
-            return receiver.dequantize(message.quantized, message.context)
+        return self.end(receiver).dequantize(message.quantized, message.context)
 
     def train(self, sender: Quantizer, x: Tensor, context: TensorContext) -> bytes:
         """One step at the sender: send, a gradient through the surrogate, a plain update."""

@@ -51,6 +51,11 @@ class SiteFacts(_Strict):
     num_samples: _Size
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
 
+    @classmethod
+    def of(cls, site: Site) -> SiteFacts:
+        """What a trace keeps of a site."""
+        return cls(**{name: getattr(site, name) for name in cls.model_fields})
+
     def site(self) -> Site:
         """As quantizers are told it."""
         return Site(**self.model_dump())

@@ -10,8 +10,6 @@ messages.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -19,16 +17,12 @@ from torch import Tensor
 
 from amaqctl.bits import BitAllocation
 from amaqctl.errors import AmaqError, CheckError, QuantizationError
-from amaqctl.quantizer import QuantizedTensor, Quantizer, Role, Site, TensorContext
+from amaqctl.quantizer import QuantizedTensor, QuantizerEnd, Role, Site, TensorContext
 from amaqctl.trace.choice import Choice
 from amaqctl.trace.measure import Measurement, measurement
 from amaqctl.wire import Message
 
 _LEARNS = "it learns from the gradient that it would quantize"
-
-
-class _ContractError(QuantizationError):
-    """The quantizer is faulty, rather than unfit for a role."""
 
 
 class _Ends:
@@ -37,7 +31,7 @@ class _Ends:
     def __init__(self, choice: Choice, site: Site, quantizer_lr: float, verify: bool) -> None:
         self.sender = choice.make(site)
         self.receiver = choice.make(site)
-        self.mirror: Quantizer | None = choice.make(site) if verify else None
+        self.mirror: QuantizerEnd | None = choice.make(site) if verify else None
         self.num_sent = 0
         groups = self.sender.param_groups()
         defaults = {"lr": quantizer_lr, "weight_decay": 0.0}
@@ -57,12 +51,14 @@ class Replay:
     Attributes:
         measured: what each message cost and lost.
         skipped: why a role was left out.
+        failure: what the quantizer did wrong, after which it is fed no more.
     """
 
     def __init__(self, choice: Choice, quantizer_lr: float, verify: bool = False) -> None:
         self.choice = choice
         self.measured: list[Measurement] = []
         self.skipped: dict[Role, str] = {}
+        self.failure: AmaqError | None = None
         self._quantizer_lr = quantizer_lr
         self._verify = verify
         self._ends: dict[tuple[int, Role], _Ends] = {}
@@ -85,7 +81,8 @@ class Replay:
             The widths of the message sent, or ``widths`` where it has none.
 
         Raises:
-            QuantizationError: the quantizer refuses the tensor, or breaks its contract.
+            QuantizationError: the quantizer refuses the tensor.
+            PluginError: it breaks its contract.
             CheckError: verification was asked for and found a difference.
         """
         self._enter_step(context.step)
@@ -93,8 +90,7 @@ class Replay:
         quantized = self._send(site, context, x_BTC)
         if quantized is not None:
             sender = self._ends[context.link, "activation"].sender
-            with self._blamed(context):
-                self._in_flight[place] = _differentiable(sender, x_BTC, context)
+            self._in_flight[place] = _differentiable(sender, x_BTC, context)
             if quantized.codes is not None:
                 widths = quantized.codes.allocation
         self._received[place] = widths
@@ -118,7 +114,8 @@ class Replay:
         gradients: list[Tensor | None] = [gradient_BTC, None]  # a penalty is a scalar
         learned = [(o, g) for o, g in zip(outputs, gradients, strict=False) if o.requires_grad]
         if learned:
-            with self._blamed(context):
+            sender = self._ends[context.link, "activation"].sender
+            with sender.blamed_in_backward(context):
                 torch.autograd.backward([o for o, _ in learned], [g for _, g in learned])
 
     def _enter_step(self, step: int) -> None:
@@ -142,15 +139,12 @@ class Replay:
         place = (context.link, role)
         is_first = not any(m.role == role for m in self.measured)
         try:
-            with self._blamed(context):
-                if place not in self._ends:
-                    self._ends[place] = _Ends(self.choice, site, self._quantizer_lr, self._verify)
-                if role == "gradient" and self._ends[place].optimizer is not None:
-                    self.skipped[role] = _LEARNS
-                    return None
-                return self._through(self._ends[place], context, x)
-        except _ContractError:
-            raise
+            if place not in self._ends:
+                self._ends[place] = _Ends(self.choice, site, self._quantizer_lr, self._verify)
+            if role == "gradient" and self._ends[place].optimizer is not None:
+                self.skipped[role] = _LEARNS
+                return None
+            return self._through(self._ends[place], context, x)
         except QuantizationError as error:
             if not is_first:
                 raise
@@ -158,23 +152,18 @@ class Replay:
             return None
 
     def _through(self, ends: _Ends, context: TensorContext, x: Tensor) -> QuantizedTensor:
-        with torch.no_grad():
-            started = time.perf_counter()
-            quantized = ends.sender.quantize(x, context)
-            message = Message(self.choice.name, context, quantized, sequence=ends.num_sent)
+        started = time.perf_counter()
+        quantized = ends.sender.quantize(x, context)
+        message = Message(self.choice.name, context, quantized, sequence=ends.num_sent)
+        with ends.sender.offer.blamed("quantize", context.place):
             data, sizes = message.to_bytes_and_sizes()
-            encoded = time.perf_counter()
-            arrived = Message.from_bytes(data)
-            decoded = ends.receiver.dequantize(arrived.quantized, arrived.context)
-            ended = time.perf_counter()
+        encoded = time.perf_counter()
+        arrived = Message.from_bytes(data)
+        decoded = ends.receiver.dequantize(arrived.quantized, arrived.context)
+        ended = time.perf_counter()
         ends.num_sent += 1
-        if decoded.shape != x.shape or decoded.dtype != x.dtype:
-            raise _ContractError("decodes another shape or dtype than was sent")
-        if not bool(decoded.isfinite().all()):
-            raise _ContractError("decodes to NaN or infinity")
         if ends.mirror is not None:
-            with torch.no_grad():
-                expected = ends.mirror.dequantize(quantized, arrived.context)
+            expected = ends.mirror.dequantize(quantized, arrived.context)
             self._compare(context, arrived.to_bytes() == data, same_bits(decoded, expected))
         self.measured.append(
             measurement(context, x, decoded, sizes, encoded - started, ended - encoded)
@@ -189,27 +178,10 @@ class Replay:
             what = "makes a message that is another when it is read and written again"
         raise CheckError(
             f"'{self.choice.label}' {what}",
-            where=_where(context),
+            where=context.place,
             hint=f"the quantizer is at fault: amaqctl plugins {self.choice.name}",
             error_id="CHECK-VERIFY",
         )
-
-    @contextmanager
-    def _blamed(self, context: TensorContext) -> Iterator[None]:
-        """Whatever a quantizer throws becomes one line that names it."""
-        try:
-            yield
-        except QuantizationError as error:
-            error.where = error.where or f"{self.choice.label}, {_where(context)}"
-            raise
-        except AmaqError:
-            raise
-        except Exception as error:
-            raise _ContractError(
-                f"'{self.choice.label}' failed: {type(error).__name__}: {error}",
-                where=_where(context),
-                hint="this is a fault of the quantizer, not of the trace",
-            ) from error
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -220,12 +192,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(raw_a, raw_b)
 
 
-def _differentiable(sender: Quantizer, x: Tensor, context: TensorContext) -> list[Tensor]:
+def _differentiable(sender: QuantizerEnd, x: Tensor, context: TensorContext) -> list[Tensor]:
     """The surrogate and, once a step, the penalty: what the gradient is sent back through."""
     outputs = [sender.surrogate(x.detach().requires_grad_(), context)]
     penalty = sender.penalty(context) if context.micro_batch == 0 else None
     return outputs if penalty is None else [*outputs, penalty]
-
-
-def _where(context: TensorContext) -> str:
-    return f"link {context.link} {context.role} step {context.step}"

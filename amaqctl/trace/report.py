@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amaqctl.errors import InputError, QuantizationError
+from amaqctl.errors import AmaqError, InputError, PluginError, QuantizationError
 from amaqctl.quantizer import Role, TensorContext
 from amaqctl.trace.choice import Choice
 from amaqctl.trace.measure import Summary, as_record, real_rows, summaries
@@ -35,6 +35,7 @@ class Report:
         rows: by role, then in the order of the quantizers.
         skipped: quantizer, role and reason of what was left out.
         replays: for their single messages.
+        failures: quantizers that failed on the way, and how; their figures are left out.
     """
 
     trace: Trace
@@ -45,6 +46,7 @@ class Report:
     rows: list[Summary]
     skipped: list[tuple[str, Role, str]]
     replays: Sequence[Replay]
+    failures: Sequence[tuple[str, AmaqError]] = ()
 
     def document(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -58,6 +60,7 @@ class Report:
             "has_revisits": self.has_revisits,
             "rows": [as_record(row) for row in self.rows],
             "skipped": skipped,
+            "failures": [{"quantizer": q, "error": str(e)} for q, e in self.failures],
             "messages": [
                 {"quantizer": replay.choice.label, **as_record(m)}
                 for replay in self.replays
@@ -111,7 +114,8 @@ def replay_trace(
 
     Raises:
         InputError: the trace is damaged, or holds nothing of the roles.
-        QuantizationError: a quantizer breaks its contract, or none can send the roles.
+        QuantizationError, PluginError: none of the quantizers can send the roles. One that fails
+            costs its own figures only.
         CheckError: verification found a difference.
     """
     replays = [Replay(choice, trace.header.quantizer_lr, verify) for choice in choices]
@@ -134,8 +138,11 @@ def replay_trace(
         variances,
         _rows(replays, variances),
         _skipped(replays, roles),
-        replays,
+        [replay for replay in replays if replay.failure is None],
+        [(r.choice.label, r.failure) for r in replays if r.failure is not None],
     )
+    if not report.rows and report.failures:
+        raise report.failures[0][1]
     if not report.rows:
         label, role, reason = report.skipped[0]
         raise QuantizationError(
@@ -153,10 +160,15 @@ def _feed(
     codes = message.quantized.codes
     widths = None if codes is None else codes.allocation
     for replay in replays:
-        if context.role == "activation":
-            widths = replay.activation(site, context, x_BTC, widths)
-        else:
-            replay.gradient(site, context, x_BTC, is_sent=is_wanted)
+        if replay.failure is not None:
+            continue
+        try:
+            if context.role == "activation":
+                widths = replay.activation(site, context, x_BTC, widths)
+            else:
+                replay.gradient(site, context, x_BTC, is_sent=is_wanted)
+        except (PluginError, QuantizationError) as error:
+            replay.failure = error
 
 
 def _rows(replays: Sequence[Replay], variances: dict[Role, Tensor]) -> list[Summary]:
@@ -164,7 +176,7 @@ def _rows(replays: Sequence[Replay], variances: dict[Role, Tensor]) -> list[Summ
     for role, variances_K in variances.items():
         for replay in replays:
             measured = [m for m in replay.measured if m.role == role]
-            if measured:
+            if measured and replay.failure is None:
                 rows += summaries(replay.choice.label, measured, variances_K)
     return rows
 

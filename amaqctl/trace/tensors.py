@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from amaqctl import registry
 from amaqctl.errors import InputError, PluginError
-from amaqctl.quantizer import Quantizer, Role
+from amaqctl.quantizer import QuantizerEnd, Role, resolve_quantizer
 from amaqctl.trace.reader import Trace
 from amaqctl.wire import Message
 
@@ -23,7 +22,7 @@ class RecordedTensors:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._recorders: dict[tuple[int, Role, str], Quantizer] = {}
+        self._recorders: dict[tuple[int, Role, str], QuantizerEnd] = {}
         self._activations: dict[tuple[int, int], Any] = {}
 
     def __iter__(self) -> Iterator[tuple[Message, Tensor]]:
@@ -46,20 +45,18 @@ class RecordedTensors:
             raise self._damaged(
                 f"record {number} cannot be decoded: {type(error).__name__}: {error}"
             ) from error
-        if x_BTC.shape != message.quantized.shape or not bool(x_BTC.isfinite().all()):
-            raise self._damaged(f"record {number} holds NaN or infinity, or another shape")
         return x_BTC
 
-    def _recorder(self, message: Message) -> Quantizer:
+    def _recorder(self, message: Message) -> QuantizerEnd:
         link, role = message.context.link, message.context.role
         place = (link, role, message.quantizer)
         if place not in self._recorders:
             try:
-                cls = registry.load(registry.QUANTIZERS, message.quantizer)
+                quantizer = resolve_quantizer(message.quantizer)
             except PluginError as error:
                 error.where = str(self._trace.path)
                 raise
-            self._recorders[place] = cls(cls.Config(), self._trace.site(link, role).site())
+            self._recorders[place] = quantizer.end(self._trace.site(link, role).site())
         return self._recorders[place]
 
     def _check_partner(self, number: int, message: Message) -> None:

@@ -18,6 +18,8 @@ class LoopbackTransport:
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
+    is_local = True
+
     def __init__(self, config: LoopbackTransport.Config) -> None:
         self.config = config
         self._queues: dict[Address, deque[bytes]] = defaultdict(deque)

@@ -15,7 +15,13 @@ class Address:
 
 
 class Transport(Protocol):
-    """Moves whole byte strings, in order, each address apart."""
+    """Moves whole byte strings, in order, each address apart.
+
+    Attributes:
+        is_local: both ends are in this process, so that there is no peer to be blamed.
+    """
+
+    is_local: bool
 
     def send(self, address: Address, data: bytes) -> None:
         """Hand over one byte string; does not wait for the other end.

@@ -93,8 +93,15 @@ class Message:
         """
         return self.to_bytes_and_sizes()[0]
 
-    def to_bytes_and_sizes(self) -> tuple[bytes, SizeBreakdown]:
-        """The message and what its bytes are for; raises like `to_bytes`."""
+    def to_bytes_and_sizes(self, limits: Limits | None = None) -> tuple[bytes, SizeBreakdown]:
+        """The message and what its bytes are for.
+
+        Args:
+            limits: of the receiver, where they are known.
+
+        Raises:
+            QuantizationError: as `to_bytes`, or more than the receiver is ready for.
+        """
         codes = self.quantized.codes
         widths = b""
         if codes is not None and codes.allocation.uniform_width is None:
@@ -110,8 +117,32 @@ class Message:
                 f"'{self.quantizer}' asks for what a message cannot carry: {place}: {first['msg']}"
             ) from error
         data = write_frame(KIND_MESSAGE, header, b"".join((widths, side, packed)))
+        if limits is not None:
+            self._check_within(limits, len(data))
         body_bytes = len(widths) + len(side) + len(packed)
         return data, SizeBreakdown(len(packed), len(widths), len(side), len(data) - body_bytes)
+
+    def _check_within(self, limits: Limits, num_bytes: int) -> None:
+        """Refuse at the sender what every receiver would refuse.
+
+        Raises:
+            QuantizationError: the message, or one of its tensors, is larger than ``limits``.
+        """
+        quantized = self.quantized
+        try:
+            _check_size("tensor", quantized.shape, limits)
+            if quantized.codes is not None:
+                columns = quantized.codes.allocation.num_columns
+                _check_size("code matrix", (quantized.codes.num_rows, columns), limits)
+            for name, tensor in quantized.side.items():
+                _check_size(f"side tensor '{name}'", tuple(tensor.shape), limits)
+        except WireError as error:
+            raise QuantizationError(f"'{self.quantizer}' made {error.message}") from error
+        if num_bytes > limits.max_bytes:
+            raise QuantizationError(
+                f"'{self.quantizer}' made a message of {num_bytes} bytes, at most "
+                f"{limits.max_bytes} are legal"
+            )
 
     def _header(self) -> MessageHeader:
         context, quantized = self.context, self.quantized

@@ -35,12 +35,18 @@ from torch.nn import functional
 from amaqctl.bits import BitAllocation, decode, encode, step_size
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
+    DTYPES,
+    BitReport,
+    CodesLayout,
+    Layout,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
     ScaleDtype,
+    SideLayout,
     Site,
     TensorContext,
+    num_rows,
     restored,
     rows_of,
     side_values,
@@ -108,6 +114,28 @@ class HadaNormQuantizer(Quantizer):
             values_RC = values_RC + quantized.side["mean"].float()
         return restored(values_RC, quantized)
 
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Codes (R, C), ranges (R, G), and means and channel scales (C,) where they are due."""
+        rows, channels = num_rows(shape), shape[-1]
+        sent = DTYPES[self.config.scale_dtype]
+        num_groups = -(-channels // self._group_size(channels))
+        side = {"range": SideLayout(sent, (rows, num_groups))}
+        if self.config.center:
+            side["mean"] = SideLayout(sent, (channels,), optional=True)
+        if self.config.normalize:
+            side["sigma"] = SideLayout(sent, (channels,), optional=True)
+        return Layout(CodesLayout(rows, channels, "tensor", (self.config.bits,)), side)
+
+    def report(self) -> BitReport:
+        """Columns are mixtures of channels where they are rotated."""
+        return BitReport(column="rotated channel" if self.config.hadamard else None)
+
     def _sigma(self, side: Mapping[str, Tensor], context: TensorContext) -> Tensor:
         """σ (C,) of this message; the first training message freezes it, at both ends alike."""
         if not self.config.normalize:
@@ -122,9 +150,12 @@ class HadaNormQuantizer(Quantizer):
             return self.sigma_C
         sigma_C = side["sigma"].float()
         if context.training:
-            self.sigma_C.copy_(sigma_C)
-            self.is_frozen.fill_(True)
+            self.once_accepted(lambda: self._freeze(sigma_C))
         return sigma_C
+
+    def _freeze(self, sigma_C: Tensor) -> None:
+        self.sigma_C.copy_(sigma_C)
+        self.is_frozen.fill_(True)
 
     def _rotate(self, values_RC: Tensor) -> Tensor:
         """H · values in blocks, by log2(m) rounds of sums and differences."""

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from amaqctl.bits import BitAllocation, PackedCodes
 from amaqctl.quantizer import (
+    CodesLayout,
+    Layout,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
+    SideLayout,
     TensorContext,
+    num_rows,
     restored,
     rows_of,
     side_values,
@@ -48,3 +52,15 @@ class TernaryQuantizer(Quantizer):
         assert quantized.codes is not None
         values_RC = quantized.codes.unpack().float() * quantized.side["scale"].float()
         return restored(values_RC, quantized)
+
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout:
+        """Two bits a value, and a scale a row."""
+        rows, channels = num_rows(shape), shape[-1]
+        codes = CodesLayout(rows, channels, "tensor", (2,))
+        return Layout(codes, {"scale": SideLayout(torch.bfloat16, (rows, 1))})

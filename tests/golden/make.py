@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ _VISITS = (
     {"sample_ids": [2, 1], "step": 2},
     {"step": 3, "training": False},
 )
+_SITE = ("link", "role", "num_channels", "max_positions", "num_samples", "seed")
 _FLAT = {"allocation": "learned", "start_bits": 4.0, "target_bits": 4.0}
 _GATES = (-4.0, -2.0, -0.5, 0.0, 1.0, 4.0)
 
@@ -237,7 +238,7 @@ def _record(case: Case) -> dict[str, Any]:
     return {
         "quantizer": case.quantizer,
         "options": case.options,
-        "site": asdict(site),
+        "site": {name: getattr(site, name) for name in _SITE},
         "gates": list(case.gates),
         "messages": messages,
     }

@@ -1,7 +1,9 @@
 """One remembered tensor a training sample, in a bounded, memory-mapped, sparse file.
 
-AQ-SGD keeps such a memory at each end of the wire. The file is anonymous (it has no name once
-opened), so nothing is left behind by a crash; checkpoints carry the visited part.
+For any quantizer that keeps something for each sample: AQ-SGD has such a memory at each end of the
+wire. A buffer of the same size would be written whole into every checkpoint; of this only the
+visited part is. The file is anonymous (it has no name once opened), so a crash leaves nothing
+behind.
 
 Legend: N samples, T positions, C channels.
 """
@@ -75,14 +77,19 @@ class SampleMemory(nn.Module):
         """Float32 values of T' <= T positions in the memory's dtype, fit to be stored.
 
         Raises:
-            QuantizationError: the sample or the length is outside the memory, or a value
+            QuantizationError: the sample or the shape is outside the memory, or a value
                 overflows its dtype.
         """
         self._check(sample_id)
-        num_positions = values_TC.shape[0]
-        if num_positions > self._shape[1]:
+        num_positions, num_channels = self._shape[1:]
+        if values_TC.dim() != 2 or values_TC.shape[1] != num_channels:
             raise QuantizationError(
-                f"{num_positions} tokens do not fit a sample memory of {self._shape[1]}"
+                f"values of shape {tuple(values_TC.shape)} do not fit a sample memory of "
+                f"{num_channels} channels"
+            )
+        if len(values_TC) > num_positions:
+            raise QuantizationError(
+                f"{len(values_TC)} tokens do not fit a sample memory of {num_positions}"
             )
         rounded_TC = values_TC.to(self._dtype)
         if not bool(rounded_TC.isfinite().all()):
