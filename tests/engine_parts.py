@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -147,6 +148,9 @@ class RandomTask(Task):
 
     def load(self) -> tuple[Split, Split]:
         return Split(random_examples(12, 3), "train"), Split(random_examples(5, 4), "validation")
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return " ".join(map(str, token_ids))
 
 
 def random_task() -> RandomTask:

@@ -2,7 +2,7 @@
 
 import torch
 
-from amaqctl.quantizers.sample_memory import SampleMemory
+from amaqctl.quantizer import SampleMemory
 
 
 def memory() -> SampleMemory:

@@ -67,8 +67,8 @@ def method(name, *body):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (method("load(self)", "raise KeyError('x')"), "failed while it was made: KeyError: 'x'"),
-        (method("load(self)", "sys.exit(3)"), "failed while it was made: SystemExit: 3"),
+        (method("load(self)", "raise KeyError('x')"), "failed in __init__: KeyError: 'x'"),
+        (method("load(self)", "sys.exit(3)"), "failed in __init__: SystemExit: 3"),
         (method("load(self)", "return None"), "Mine.load returned something else than two Splits"),
         (method("load(self)", "return Split([1], 'h'), Split([2], 'h')"), "is no Example"),
         (method("load(self)", "e = Example(0, (1.5, 2), (1, 2))", "return Split([e], 'h'), None"),
@@ -77,7 +77,7 @@ def method(name, *body):
          "holds something else than whole numbers"),
         (method("load(self)", "s = Split([Example(0, (-1, 2), (1, 2))], 'h')", "return s, s"),
          "has a negative token or sample_id"),
-        (method("__init__(self, *a, **k)", "pass"), "failed while it was made: AttributeError: "),
+        (method("__init__(self, *a, **k)", "pass"), "failed in __init__: AttributeError: "),
         (method("is_match(self, e, t)", "return 1 / 0"),
          "failed in is_match: ZeroDivisionError: division by zero"),
         (method("is_match(self, e, t)", "return None"),
@@ -86,8 +86,8 @@ def method(name, *body):
         ("    metric = 'bleu'\n", "has the metric 'bleu', not one of perplexity, accuracy"),
         ("    metric = 'accuracy'\n", "has no legal choice in validation example 0"),
         ("    max_new_tokens = 0\n", "is scored by exact match and has max_new_tokens 0"),
-        ("    Config = None\n", "failed to read its options: TypeError: "),
-        ("Mine = lambda *a: None\n", "failed to read its options: AttributeError: "),
+        ("    Config = None\n", "failed in Config: TypeError: "),
+        ("Mine = lambda *a: None\n", "failed in Config: AttributeError: "),
         ("class Mine:\n    Config = Task.Config\n", "is no subclass of amaqctl.tasks.task.Task"),
     ],
 )  # fmt: skip
@@ -108,16 +108,16 @@ def test_a_task_that_keeps_the_contract(site):
     ("more", "words"),
     [
         (method("__init__(self, config)", "raise RuntimeError('no port')"),
-         "failed while it was made: RuntimeError: no port"),
-        (method("__init__(self, config)", "sys.exit()"), "failed while it was made: SystemExit: "),
+         "failed in __init__: RuntimeError: no port"),
+        (method("__init__(self, config)", "sys.exit()"), "failed in __init__: SystemExit:"),
         (method("send(self, address, data)", "raise OSError('gone')"),
-         "failed to send on link 0 activation: OSError: gone"),
+         "failed in send: OSError: gone"),
         (method("receive(self, address)", "return None"),
-         "received NoneType, not bytes, on link 0 activation"),
+         "returned NoneType, not bytes, from receive"),
         ("    receive = None\n", "has no method 'receive'"),
         ("class Mine:\n    Config = LoopbackTransport.Config\n",
-         "failed while it was made: TypeError"),
-        ("Mine = 3\n", "failed to read its options: AttributeError: "),
+         "failed in __init__: TypeError"),
+        ("Mine = 3\n", "failed in Config: AttributeError: "),
     ],
 )  # fmt: skip
 def test_a_transport(site, more, words):
