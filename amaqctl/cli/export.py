@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amaqctl.cli.console.render import facts
-from amaqctl.cli.console.session import Json, Quiet, Traceback, command
+from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
 from amaqctl.errors import InputError, UsageError
 from amaqctl.units import mib
 
@@ -59,44 +59,64 @@ def export(
         exporting.refuse_target(to)
         folder = runs.existing_run(run)
         choice = choose_checkpoint(folder, checkpoint)
-        for line in choice.warnings():
-            session.warn(line)
-        chosen = choice.path
         loaded = load_profile(folder.path / "profile.yaml")
         model = loaded.profile.model
         source = resolve_source(model.id, model.revision, model.local_files_only)
-        changes = _changes(loaded, source, folder, chosen, merge and not onto_another_base)
-        for line in changes:
+        changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
+        for line in [*choice.warnings(), *changes]:
             session.warn(line)
-        title = f"{folder.path.resolve().name}, {chosen.name}"
+        title, adapter = (
+            f"{folder.path.resolve().name}, {choice.path.name}",
+            choice.path / "adapter",
+        )
         check: MergeCheck | None = None
         if merge:
-            session.note("merging and checking …")
-
-            def page(check: MergeCheck) -> str:
-                return _merged_page(title, check, changes)
-
-            check = exporting.export_merged(chosen / "adapter", to, source, model.dtype, page)
-            if check.max_difference_saved >= check.adapter_effect:
-                session.warn(
-                    f"rounding to {check.dtype} changes the logits as much as the adapter does: "
-                    "use the adapter on its base, or train with model.dtype=float32"
-                )
+            check = _merge(session, adapter, to, source, model.dtype, title, changes)
         else:
             readme = _adapter_page(title, source, changes)
-            exporting.export_adapter(chosen / "adapter", to, source, readme)
+            exporting.export_adapter(adapter, to, source, readme)
         data: dict[str, Any] = {
             "run": str(folder.path),
             "step": choice.step,
             "passed_over": dict(choice.passed_over),
             "changed_since_training": changes,
-            "to": str(to),
-            "kind": "merged" if merge else "adapter",
-            "base": source.base_model_name,
-            "files": {p.name: p.stat().st_size for p in sorted(to.iterdir())},
-            "check": asdict(check) if check else None,
+            **_exported(to, source, check),
         }
         session.result(data, _text(data, check), str(to))
+
+
+def _merge(
+    session: Session,
+    adapter: Path,
+    to: Path,
+    source: ModelSource,
+    dtype: str,
+    title: str,
+    changes: list[str],
+) -> MergeCheck:
+    from amaqctl import exporting
+
+    def page(check: MergeCheck) -> str:
+        return _merged_page(title, check, changes)
+
+    session.note("merging and checking …")
+    check = exporting.export_merged(adapter, to, source, dtype, page)
+    if check.max_difference_saved >= check.adapter_effect:
+        session.warn(
+            f"rounding to {check.dtype} changes the logits as much as the adapter does: "
+            "use the adapter on its base, or train with model.dtype=float32"
+        )
+    return check
+
+
+def _exported(to: Path, source: ModelSource, check: MergeCheck | None) -> dict[str, Any]:
+    return {
+        "to": str(to),
+        "kind": "merged" if check else "adapter",
+        "base": source.base_model_name,
+        "files": {p.name: p.stat().st_size for p in sorted(to.iterdir())},
+        "check": asdict(check) if check else None,
+    }
 
 
 def _changes(
