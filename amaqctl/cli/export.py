@@ -65,16 +65,13 @@ def export(
         changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
         for line in [*choice.warnings(), *changes]:
             session.warn(line)
-        title, adapter = (
-            f"{folder.path.resolve().name}, {choice.path.name}",
-            choice.path / "adapter",
-        )
+        title = f"{folder.path.resolve().name}, {choice.path.name}"
+        adapter = choice.path / "adapter"
         check: MergeCheck | None = None
         if merge:
             check = _merge(session, adapter, to, source, model.dtype, title, changes)
         else:
-            readme = _adapter_page(title, source, changes)
-            exporting.export_adapter(adapter, to, source, readme)
+            exporting.export_adapter(adapter, to, source, _adapter_page(title, source, changes))
         data: dict[str, Any] = {
             "run": str(folder.path),
             "step": choice.step,
