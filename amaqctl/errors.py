@@ -26,6 +26,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",  # a library that is imported
+)
+
 
 class AmaqError(Exception):
     """Base of all errors that name their fix.
@@ -167,6 +175,12 @@ class TransportError(PeerError):
     """No message came, or none could be sent."""
 
     default_id = "PEER-TRANSPORT"
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in the words of Python, torch or the loader."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS)
 
 
 class Interrupted(AmaqError):  # noqa: N818 - it is no fault

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from model_folder import copy_of, edit_json, write_model_folder, write_profile
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from amaqctl.cli.console.session import command
 from amaqctl.cli.main import app
 from amaqctl.errors import InputError, ResourceError
 from amaqctl.model.configuration import load_config
@@ -333,3 +335,21 @@ def test_an_adapter_in_the_folder_is_named_and_not_trained(folder: Path, tmp_pat
         more = ["--dry-run"] if name == "train" else []
         told = run(name, profile if more else tmp_path / "b", *more, "--json")
         assert warning in json.loads(told.stdout)["warnings"]
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ],
+)
+def test_out_of_memory_anywhere_is_no_bug_of_ours(raised: BaseException) -> None:
+    with (
+        pytest.raises(typer.Exit) as caught,
+        command("amaqctl.train/1", json=False, quiet=True, traceback=False),
+    ):
+        raise raised
+    assert caught.value.exit_code == 7

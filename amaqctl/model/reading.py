@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amaqctl.errors import AmaqError, InputError, ResourceError
+from amaqctl.errors import AmaqError, InputError, ResourceError, is_of_memory
 from amaqctl.model.source import ModelSource
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _LONGEST = 300
 
 
@@ -59,7 +58,7 @@ def first_line(error: BaseException) -> str:
 def _explained(
     error: BaseException, source: ModelSource, part: str, hint: str | None
 ) -> InputError | ResourceError:
-    if isinstance(error, MemoryError) or _tells_of_memory(str(error)):
+    if is_of_memory(error):
         return ResourceError(
             f"out of memory while the model's {part} {_verb(part)} read",
             where=source.model_id,
@@ -83,11 +82,6 @@ def _explained(
 
 def _verb(part: str) -> str:
     return "are" if part.endswith("s") else "is"
-
-
-def _tells_of_memory(text: str) -> bool:
-    lowered = text.lower()
-    return any(words in lowered for words in _MEMORY_WORDS)
 
 
 def _way_out(source: ModelSource) -> str:

@@ -20,7 +20,7 @@ import typer
 
 from amaqctl.cli.console.interrupt import MESSAGE, has_come, watch
 from amaqctl.cli.console.streams import READER_GONE, give_up, say
-from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError
+from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError, is_of_memory
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result only.")]
@@ -165,7 +165,7 @@ def _as_known_error(error: BaseException) -> AmaqError:
         stopped = AmaqError(MESSAGE)
         stopped.exit_code, stopped.error_id = 130, "INTERRUPTED"
         return stopped
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_of_memory(error):
         return ResourceError(
             "out of memory", hint="lower train.batch_size, or raise train.micro_batches"
         )
