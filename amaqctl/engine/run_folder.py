@@ -112,6 +112,8 @@ class RunFolder:
         if lock is None:
             self.log("the folder could not be locked: this file system knows no locks")
         self._lock = lock
+        for name in _FOLDERS_OF_TRAINING:  # a run that was killed at its very end is never mended
+            sweep(self.path / name)
 
     def unlock(self) -> None:
         """Let other processes write here."""
