@@ -87,19 +87,23 @@ def _occupied(folder: Path) -> InputError:
     )
 
 
-def export_adapter(adapter: Path, folder: Path, source: ModelSource, readme: str) -> None:
+def export_adapter(adapter: Path, folder: Path, source: ModelSource | None, readme: str) -> None:
     """Write the stock PEFT folder: configuration, weights, tokenizer files and ``README.md``.
+
+    Args:
+        source: whose tokenizer is added; None where the base is not within reach.
 
     Raises:
         InputError: ``folder`` is not empty, or the tokenizer cannot be read.
         ResourceError: it cannot be written; nothing is left.
     """
-    tokenizer = load_tokenizer(source)
+    tokenizer = None if source is None else load_tokenizer(source)
 
     def write(unfinished: Path) -> None:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(adapter / name, unfinished / name)
-        _save_tokenizer(tokenizer, unfinished, source)
+        if source is not None:
+            _save_tokenizer(tokenizer, unfinished, source)
         (unfinished / "README.md").write_text(readme, encoding="utf-8")
 
     _whole_or_nothing(folder, write)

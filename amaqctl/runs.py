@@ -14,6 +14,7 @@ from typing import Any
 from amaqctl.build import Built, build
 from amaqctl.build.connect import learning_rate
 from amaqctl.build.provenance import changed_base, changed_data, identity, identity_differences
+from amaqctl.engine.advice import advised
 from amaqctl.engine.checkpoint import (
     all_checkpoints,
     fault_of,
@@ -24,12 +25,14 @@ from amaqctl.engine.checkpoint import (
 )
 from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
 from amaqctl.engine.environment import environment, environment_differences
+from amaqctl.engine.identity import is_same
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
+from amaqctl.engine.run_search import RUNS, existing_run
 from amaqctl.errors import InputError, ResumeError
+from amaqctl.paths import Moved, shown
+from amaqctl.preflight import placed
 from amaqctl.profile import LoadedProfile, load_profile
 from amaqctl.storage import AlreadyThere, write_json
-
-RUNS = Path("runs")
 
 
 def _warn_on_stderr(text: str) -> None:
@@ -44,7 +47,7 @@ def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
         name: first part of its name instead of the profile's.
     """
     loaded = built.loaded
-    root = Path(loaded.profile.output.root)
+    root = shown(loaded.profile.output.root)
     facts = {**built.facts(), "identity": identity(built), "command": sys.argv}
     profile = loaded.resolved_yaml()
     return RunFolder.create(name or loaded.name, root, out, profile, facts, environment())
@@ -78,7 +81,7 @@ def resumed(
         checkpoint = wanted or (all_[-1] if all_ else None)
         if checkpoint is not None and fault_of(checkpoint) is not None:
             raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
-        built = build(_profile_of(run, overrides))
+        built = build(profile_of(run, overrides))
         _check_same(run, checkpoint, built)
         _check_unfinished(run, checkpoint, built)
         for difference in environment_differences(run.path / "environment.json"):
@@ -108,7 +111,7 @@ def for_evaluation(
     if run is None:
         return build(load_profile(text, overrides), limit), None, None
     choice = choose_checkpoint(run, checkpoint)
-    built = build(_profile_of(run, overrides), limit)
+    built = build(profile_of(run, overrides), limit)
     load_weights(choice.path, built.contents)
     return built, run, choice
 
@@ -120,11 +123,17 @@ def changes_since_training(built: Built, run: RunFolder, choice: Choice) -> list
     return [text for text in (changed_base(then, now), changed_data(then, now)) if text]
 
 
-def _profile_of(run: RunFolder, overrides: Sequence[str]) -> LoadedProfile:
-    """The run's profile with the steps of its last start, which widths may depend on."""
+def profile_of(run: RunFolder, overrides: Sequence[str] = ()) -> LoadedProfile:
+    """The run's profile with the steps of its last start, which widths may depend on.
+
+    Its paths are absolute, and of where the run lies now; see `amaqctl.paths`.
+    """
     if max_steps := run.run.get("max_steps"):
         overrides = [f"train.max_steps={max_steps}", *overrides]
-    return load_profile(run.path / "profile.yaml", overrides)
+    loaded = load_profile(run.path / "profile.yaml", overrides)
+    before, now = run.run.get("folder"), run.path.absolute()
+    is_moved = isinstance(before, str) and Path(before).is_absolute() and Path(before) != now
+    return placed(loaded, Moved(Path(before), now) if is_moved else None)  # type: ignore[arg-type]
 
 
 def _jump_of_learning_rate(run: RunFolder, checkpoint: Path | None, built: Built) -> str | None:
@@ -139,57 +148,6 @@ def _jump_of_learning_rate(run: RunFolder, checkpoint: Path | None, built: Built
     return (
         f"the {now.shape} schedule now ends at step {now.max_steps}, no longer at {before}: the "
         f"learning rate goes on at {now.at(steps):.3g} after {then.at(steps - 1):.3g}"
-    )
-
-
-def existing_run(text: str) -> RunFolder:
-    """A run by folder, name or start of its id.
-
-    Raises:
-        InputError: there is none, or several fit.
-    """
-    run = find_run(text, RUNS)
-    if run is None:
-        raise InputError(
-            f"there is no run '{text}'",
-            hint="give the folder that `amaqctl train` named at its end",
-            error_id="INPUT-RUN",
-        )
-    return run
-
-
-def find_trace(text: str) -> Path:
-    """A trace by its file, or the one trace of a run.
-
-    Raises:
-        InputError: there is none, or the run has several.
-    """
-    if Path(text).is_file():
-        return Path(text)
-    run = find_run(text, RUNS)
-    if run is None:
-        raise InputError(
-            f"there is no trace and no run '{text}'",
-            hint="make a trace with: amaqctl compress-trace --record PROFILE --out FILE",
-            error_id="INPUT-TRACE",
-        )
-    folder = run.path / "traces"
-    traces = sorted(folder.glob("*.trace"))
-    if len(traces) == 1:
-        return traces[0]
-    if traces:
-        raise InputError(
-            f"there are {len(traces)} traces",
-            where=str(folder),
-            hint=f"give one of them: {', '.join(path.name for path in traces[:5])}",
-            error_id="INPUT-TRACE",
-        )
-    profile, out = run.path / "profile.yaml", folder / "first.trace"
-    raise InputError(
-        "the run has no trace",
-        where=str(run.path),
-        hint=f"amaqctl compress-trace --record {profile} --out {out}",
-        error_id="INPUT-TRACE",
     )
 
 
@@ -249,11 +207,11 @@ def _refused(
     """
     wanted = now or run.run.get("identity")
     folder = run.path / "checkpoints"
-    good = [p for p in good_checkpoints(folder) if identity_of(p) == wanted]
+    good = [p for p in good_checkpoints(folder) if is_same(identity_of(p), wanted)]
     if good:
-        hint = f"{good[-1].name} is the newest good one: amaqctl train --resume {good[-1]}"
+        hint = f"{good[-1].name} is the newest good one: {advised('train', '--resume', good[-1])}"
     elif now is None:
-        hint = f"no other is whole; start again: amaqctl train {run.path / 'profile.yaml'}"
+        hint = f"no other is whole; start again: {advised('train', run.path / 'profile.yaml')}"
     else:
         hint = "bring back what the run was started with"
     what = "the run" if checkpoint is None else checkpoint.name

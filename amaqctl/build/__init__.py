@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, learning_rate, num_positions
-from amaqctl.build.parts import Part, Parts, resolve_parts
+from amaqctl.build.parts import Parts, resolve_parts
 from amaqctl.build.strangers import make_task
 from amaqctl.engine.checkpoint import CheckpointContents
 from amaqctl.engine.engine import Engine
@@ -30,6 +30,7 @@ from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource, resolve_source
 from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing
 from amaqctl.model.tokenizer import check_tokens, load_tokenizer, pad_token_id
+from amaqctl.preflight import Part, placed
 from amaqctl.profile import LoadedProfile, profile_error
 from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.task import Task
@@ -103,8 +104,9 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
     Raises:
         ProfileError, PluginError, InputError, ResourceError: with the place and a hint.
     """
-    profile = loaded.profile
     parts = resolve_parts(loaded)
+    loaded = placed(loaded)
+    profile = loaded.profile
     source = resolve_source(
         profile.model.id, profile.model.revision, profile.model.local_files_only
     )

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amaqctl import registry
 from amaqctl.cli.console import render
+from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.session import Json, Session, Set, Traceback, command
 from amaqctl.cli.quantizer_text import name_and_options
+from amaqctl.engine.run_search import find_trace
 from amaqctl.errors import UsageError
 from amaqctl.units import mib
 
@@ -139,7 +142,9 @@ def _record(
     steps: int | None,
     limit_mib: int,
 ) -> None:
+    checked_profile(profile, overrides)
     from amaqctl import recording
+    from amaqctl.engine.advice import advised
 
     recording.refuse_existing(out)
     session.note("loading …")
@@ -162,7 +167,7 @@ def _record(
         ("trace", str(out)),
         ("holds", f"{prepared.num_messages} messages of {num_steps} steps"),
         ("size", f"{mib(num_bytes)} ({num_bytes} bytes)"),
-        ("next", f"amaqctl compress-trace {out}"),
+        ("next", advised("compress-trace", out)),
     ]
     session.result(data, render.facts(rows), str(out))
 
@@ -175,7 +180,10 @@ def _replay(
     verify: bool,
     export: Path | None,
 ) -> None:
-    from amaqctl import runs
+    parsed = [(item, *name_and_options(item, "-q")) for item in wanted]
+    for _, name, _ in parsed:  # before torch, which the rest needs
+        registry.find(registry.QUANTIZERS, name)
+    path = find_trace(text)
     from amaqctl.storage import write_file
     from amaqctl.trace import reader
     from amaqctl.trace.choice import choice_of, usual_choices
@@ -183,9 +191,7 @@ def _replay(
     from amaqctl.trace.report import ROLES, replay_trace
 
     export_bytes = exporter(export.suffix) if export else None
-    choices = [choice_of(item, *name_and_options(item, "-q")) for item in wanted]
-    choices = choices or usual_choices()
-    path = runs.find_trace(text)
+    choices = [choice_of(*item) for item in parsed] or usual_choices()
     session.note(f"replaying {path} through {len(choices)} quantizers …")
     roles = ROLES if role == RoleChoice.both else tuple(r for r in ROLES if r == role.value)
     report = replay_trace(reader.Trace(path), choices, roles, verify)

@@ -6,13 +6,13 @@ said beside the numbers.
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.render import facts, table
 from amaqctl.cli.console.session import Session
 from amaqctl.units import duration, mib
@@ -26,23 +26,26 @@ _PIECE_ENDS = 90
 """Characters shown of each end of a long piece of the sample."""
 
 
-def dry_run(session: Session, profile: str, overrides: Sequence[str], out: Path | None) -> None:
+def dry_run(
+    session: Session, profile: str, overrides: Sequence[str], out: Path | None, name: str | None
+) -> None:
     """Build, rehearse and forecast a run, and print what was found.
 
     Args:
         profile: a path or a shipped name. overrides: ``--set`` items.
-        out: the run folder to be, or None for one under ``output.root``.
+        out, name: of the run to be, as `train` takes them.
 
     Raises:
         AmaqError: everything that would stop training before its second step.
     """
+    loaded = checked_profile(profile, overrides)
     from amaqctl import build
+    from amaqctl.engine.advice import advised
     from amaqctl.forecast import forecast, refuse_existing_run
-    from amaqctl.profile import load_profile
 
     refuse_existing_run(out)
     session.note("rehearsing …")
-    built = build.build(load_profile(profile, overrides))
+    built = build.build(loaded)
     for text in built.warnings:
         session.warn(text)
     found = forecast(built, out)
@@ -54,7 +57,8 @@ def dry_run(session: Session, profile: str, overrides: Sequence[str], out: Path 
     data = _document(built, found)
     settings = [word for item in overrides for word in ("--set", item)]
     settings += ["--out", str(out)] if out else []
-    again = shlex.join(["amaqctl", "train", profile, *settings])
+    settings += ["--name", name] if name else []
+    again = advised("train", profile, *settings)
     session.result(data, _screen(built, found, again), str(data["forecast"]["run_bytes"]))
 
 
@@ -118,8 +122,7 @@ def _screen(built: Built, found: Forecast, again: str) -> str:
             facts(_model_and_data(built, found), is_terminal=True),
             table(header, stages, is_terminal=True),
             _channel_table(found.channels),
-            # The command stays one line, however long, so that it can be copied.
-            facts(_outlook(found), is_terminal=True) + f"\nnext      {again}",
+            facts([*_outlook(found), ("next", again)], is_terminal=True),
         ]
     )
 

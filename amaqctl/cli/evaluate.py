@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amaqctl.cli.console import render
+from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.scoring import ScoringProgress
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.errors import CheckError, InputError, ResourceError, UsageError
@@ -60,9 +61,13 @@ def evaluate(
     with command("amaqctl.eval/1", json=json, quiet=quiet, traceback=traceback) as session:
         bounds = [_bound(text, "min") for text in min_ or []]
         bounds += [_bound(text, "max") for text in max_ or []]
+        from amaqctl.engine.run_folder import find_run
+
+        if find_run(run_or_profile, Path("runs")) is None:
+            checked_profile(run_or_profile, set_ or [])
+        session.note("loading …")
         from amaqctl import runs
 
-        session.note("loading …")
         built, run, choice = runs.for_evaluation(run_or_profile, checkpoint, set_ or [], limit)
         step = choice.step if choice else 0
         changes = runs.changes_since_training(built, run, choice) if run and choice else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
+from amaqctl.engine.run_search import existing_run
 from amaqctl.errors import InputError, UsageError
 from amaqctl.units import mib
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from amaqctl.exporting import MergeCheck
     from amaqctl.model.source import ModelSource
     from amaqctl.profile import LoadedProfile
+    from amaqctl.profile.schema import ModelSection
 
 
 def export(
@@ -48,36 +51,40 @@ def export(
     are not in the export.
     """
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
+        folder = existing_run(run)
         session.note("loading …")
         from amaqctl import exporting, runs
         from amaqctl.engine.checkpoint_choice import choose_checkpoint
-        from amaqctl.model.source import resolve_source
-        from amaqctl.profile import load_profile
 
         if onto_another_base and not merge:
             raise UsageError("--onto-another-base goes with --merge")
         exporting.refuse_target(to)
-        folder = runs.existing_run(run)
         choice = choose_checkpoint(folder, checkpoint)
-        loaded = load_profile(folder.path / "profile.yaml")
+        loaded = runs.profile_of(folder)
         model = loaded.profile.model
-        source = resolve_source(model.id, model.revision, model.local_files_only)
-        changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
+        source = _source(session, model, is_needed=merge)
+        base = model.id if source is None else source.base_model_name
+        changes: list[str] = []
+        if source is not None:
+            is_refused = merge and not onto_another_base
+            changes = _changes(loaded, source, folder, choice.path, is_refused)
         for line in [*choice.warnings(), *changes]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
         adapter = choice.path / "adapter"
         check: MergeCheck | None = None
         if merge:
+            assert source is not None
             check = _merge(session, adapter, to, source, model.dtype, title, changes)
         else:
-            exporting.export_adapter(adapter, to, source, _adapter_page(title, source, changes))
+            page = _adapter_page(title, base, model.revision, changes)
+            exporting.export_adapter(adapter, to, source, page)
         data: dict[str, Any] = {
             "run": str(folder.path),
             "step": choice.step,
             "passed_over": dict(choice.passed_over),
             "changed_since_training": changes,
-            **_exported(to, source, check),
+            **_exported(to, base, check),
         }
         session.result(data, _text(data, check), str(to))
 
@@ -106,11 +113,11 @@ def _merge(
     return check
 
 
-def _exported(to: Path, source: ModelSource, check: MergeCheck | None) -> dict[str, Any]:
+def _exported(to: Path, base: str, check: MergeCheck | None) -> dict[str, Any]:
     return {
         "to": str(to),
         "kind": "merged" if check else "adapter",
-        "base": source.base_model_name,
+        "base": base,
         "files": {p.name: p.stat().st_size for p in sorted(to.iterdir())},
         "check": asdict(check) if check else None,
     }
@@ -139,6 +146,22 @@ def _changes(
     return [text for text in (base, data) if text]
 
 
+def _source(session: Session, model: ModelSection, *, is_needed: bool) -> ModelSource | None:
+    """The base; None, with a warning, where only its tokenizer is wanted and it is not there."""
+    from amaqctl.model.source import resolve_source
+    from amaqctl.model.tokenizer import load_tokenizer
+
+    try:
+        source = resolve_source(model.id, model.revision, model.local_files_only)
+        load_tokenizer(source)
+    except InputError as error:
+        if is_needed:
+            raise
+        session.warn(f"the base cannot be read, so its tokenizer is left out: {error}")
+        return None
+    return source
+
+
 def _text(data: dict[str, Any], check: MergeCheck | None) -> str:
     files = data["files"]
     rows = [
@@ -162,17 +185,17 @@ def _check_text(check: MergeCheck) -> str:
     return text
 
 
-def _adapter_page(title: str, source: ModelSource, changes: list[str]) -> str:
-    revision = "" if source.revision is None else f', revision="{source.revision}"'
+def _adapter_page(title: str, base: str, revision: str | None, changes: list[str]) -> str:
+    arguments = ", ".join([_quoted(base), *([f"revision={_quoted(revision)}"] if revision else [])])
     return f"""# LoRA adapter
 
-From the amaqctl run {title}. Base model: `{source.base_model_name}`.
+From the amaqctl run {title}. Base model: `{base}`.
 
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{source.base_model_name}"{revision})
+base = AutoModelForCausalLM.from_pretrained({arguments})
 model = PeftModel.from_pretrained(base, "THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
@@ -180,6 +203,11 @@ tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 It was trained with the model divided and quantized messages between the parts. Loaded like this
 nothing is quantized: this is the clean path that `amaqctl eval --boundary clean` scores.
 {_notes(changes)}"""
+
+
+def _quoted(text: str) -> str:
+    """As a string of Python."""
+    return dumps(text, ensure_ascii=False)
 
 
 def _merged_page(title: str, check: MergeCheck, changes: list[str]) -> str:

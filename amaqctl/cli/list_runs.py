@@ -14,6 +14,7 @@ import typer
 
 from amaqctl.cli.console import render
 from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
+from amaqctl.engine.advice import advised
 from amaqctl.engine.run_folder import RunFolder, find_run
 from amaqctl.errors import AmaqError, InputError
 from amaqctl.units import mib
@@ -58,7 +59,8 @@ def _show_all(session: Session, root: Path) -> None:
             session.warn(str(error))
     found.sort(key=lambda entry: (entry["started"] or "", entry["run"]), reverse=True)
     if not found:
-        session.note(f"there is no run in {root}; amaqctl train quickstart makes one")
+        way = "; amaqctl train quickstart makes one" if root == Path("runs") else ""
+        session.note(f"there is no run in {root}{way}")
     header = ["run", "status", "steps", "loss", "MiB sent", "age"]
     rows = [_cells(entry) for entry in found]
     paths = "\n".join(entry["run"] for entry in found)
@@ -221,7 +223,7 @@ def _full_text(data: dict[str, Any]) -> str:
         ("traces", ", ".join(data["traces"]) or "none"),
     ]
     if status.startswith(("lost", "interrupted", "failed")):
-        rows.append(("next", f"amaqctl train --resume {data['run']}"))
+        rows.append(("next", advised("train", "--resume", Path(data["run"]))))
     return render.facts(rows)
 
 

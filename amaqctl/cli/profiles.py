@@ -59,6 +59,7 @@ def check_profiles(
 ) -> None:
     """Check profiles, options of installed quantizers and tasks included; exit 3 on a fault."""
     with command("amaqctl.profile-check/1", json=json, quiet=quiet, traceback=traceback) as session:
+        from amaqctl.preflight import missing
         from amaqctl.profile import load_profile
 
         problems: list[Problem] = []
@@ -68,6 +69,9 @@ def check_profiles(
                 from amaqctl.build import resolve_parts  # after the cheap faults: it needs torch
 
                 resolve_parts(loaded)
+                for key, error in missing(loaded):
+                    own = error.problems if isinstance(error, ProfileError) else ()
+                    problems += own or [loaded.problem_at(key, str(error))]
             except ProfileError as error:
                 problems += error.problems
         if problems:

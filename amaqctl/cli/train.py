@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
+from amaqctl.engine.run_search import RUNS, existing_run
 from amaqctl.errors import UsageError
 from amaqctl.units import duration, mib
 
@@ -57,7 +59,7 @@ def train(
         if dry_run:
             if profile is None:
                 raise UsageError("--dry-run goes with a profile, not with --resume")
-            forecast_run(session, profile, overrides, out)
+            forecast_run(session, profile, overrides, out, name)
         else:
             _train(session, profile, resume, overrides, out, name)
 
@@ -81,17 +83,20 @@ def _train(
     out: Path | None,
     name: str | None,
 ) -> None:
+    loaded = None if profile is None else checked_profile(profile, overrides)
+    if resume is not None and Path(resume).parent.name != "checkpoints":
+        existing_run(resume)
+    session.note("loading …")
     from amaqctl import build, forecast, runs
     from amaqctl.cli.console.progress import TrainingProgress
+    from amaqctl.engine.advice import advised, name_of
     from amaqctl.engine.checkpoint import checkpoint_name
-    from amaqctl.profile import load_profile
 
-    session.note("loading …")
-    if resume is not None:
+    if loaded is None:
+        assert resume is not None
         built, run, checkpoint = runs.resumed(resume, overrides, session.warn)
     else:
-        assert profile is not None
-        built = build.build(load_profile(profile, overrides))
+        built = build.build(loaded)
         forecast.refuse_full_disk(built, out)
         run, checkpoint = runs.new_run(built, out, name), None
     for text in built.warnings:
@@ -104,10 +109,11 @@ def _train(
         result = built.trainer(run, progress).train(checkpoint)
     last = checkpoint_name(built.loaded.profile.train.max_steps)
     data = {"run": str(run.path), "id": run.run["id"], "checkpoint": last, **result}
-    session.result(data, _report(data), str(run.path))
+    way_on = advised("eval", name_of(run, RUNS), "--boundary", "both")
+    session.result(data, _report(data, way_on), str(run.path))
 
 
-def _report(data: dict[str, Any]) -> str:
+def _report(data: dict[str, Any], way_on: str) -> str:
     raw_bytes = 2 * data["wire_values"]
     scores = "".join(
         f"; {name.replace('_', ' ')} {data[f'{name}_before']:.3f} before, "
@@ -130,6 +136,6 @@ def _report(data: dict[str, Any]) -> str:
         ("wire", f"{mib(data['wire_bytes'])} sent; 16 bit: {mib(raw_bytes)} ({smaller:.2f}x)"),
         ("memory", f"{data['peak_memory_mib']} MiB at its peak"),
         ("adapter", f"{data['run']}/adapter"),
-        ("next", f"amaqctl eval {data['id']} --boundary both"),
+        ("next", way_on),
     ]
     return facts(rows)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaqctl.comparison.finished_run import DATA_FILES, ROLES, FinishedRun, read_finished_run
+from amaqctl.comparison.finished_run import ROLES, FinishedRun, read_finished_run
 from amaqctl.comparison.groups import Group, Spread, grouped, refuse_uneven_seeds
-from amaqctl.engine.run_folder import RunFolder, find_run
+from amaqctl.engine.run_folder import DATA_FILES, RunFolder, find_run
 from amaqctl.errors import InputError
 
 __all__ = ["ROLES", "Comparison", "FinishedRun", "Group", "Spread", "compare_runs"]

@@ -24,8 +24,6 @@ _FREE = (
     "train.seed",
     "model.local_files_only",
 )
-# Paths to what `data.fingerprint` covers: the examples themselves, whatever their files are called.
-DATA_FILES = ("task.options.train", "task.options.validation")
 _NEEDED = (
     "steps",
     "loss_after",

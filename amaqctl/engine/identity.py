@@ -9,9 +9,16 @@ from typing import Any
 
 import torch
 
+from amaqctl.engine.run_folder import DATA_FILES
 from amaqctl.engine.stage import Stage
 
 _SAMPLES = 64
+# Keys that name a place, by the key that tells what lies there (None: only results).
+_PLACES = {
+    None: ("profile.output.root",),
+    "model.weights": ("model.id",),
+    "data.fingerprint": tuple(f"profile.{key}" for key in DATA_FILES),
+}
 
 
 def weights_digest(stages: Mapping[int, Stage]) -> str:
@@ -50,14 +57,32 @@ def quantizer_options(stages: Mapping[int, Stage]) -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, one entry a key: ``profile.lora.r: 8 then, 4 now``."""
+    """What differs between two identities, one entry a key: ``profile.lora.r: 8 then, 4 now``.
+
+    Where a model or data lie does not count as long as they are the same.
+    """
     before, after = dict(_flat(then, "")), dict(_flat(now, ""))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key}: {_shown(before, key)} then, {_shown(after, key)} now"
         for key in keys
-        if _shown(before, key) != _shown(after, key)
+        if _shown(before, key) != _shown(after, key) and not _is_only_place(key, before, after)
     ]
+
+
+def is_same(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Whether two identities are of one run."""
+    return then is not None and now is not None and not differences(then, now)
+
+
+def _is_only_place(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a key says where something lies whose contents are known to be the same."""
+    for contents, places in _PLACES.items():
+        if key in places:
+            return contents is None or (
+                contents in before and before[contents] == after.get(contents)
+            )
+    return False
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

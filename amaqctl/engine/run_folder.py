@@ -29,6 +29,8 @@ from amaqctl.storage import (
 )
 
 RUN_SCHEMA = "amaqctl.run/1"
+DATA_FILES = ("task.options.train", "task.options.validation")
+"""Paths to what the fingerprint of the data covers, whatever the files are called."""
 _FOLDERS_OF_TRAINING = (".", "checkpoints", "bits", "quantizer")
 _NAMES_OF_OLD_LEFTOVERS = (".tmp-*", ".adapter-*")  # version 0.1.0
 
@@ -80,7 +82,7 @@ class RunFolder:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         path = out or root / f"{name}-{stamp}-{run_id}"
         run = {"schema": RUN_SCHEMA, "id": run_id, "name": name, "status": "created"}
-        run |= {"started": utc_now(), **facts}
+        run |= {"started": utc_now(), "folder": str(path.absolute()), **facts}
         fill_new_folder(path, profile_yaml, environment or {}, run)
         return cls(path)
 

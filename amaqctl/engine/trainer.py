@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from amaqctl.engine.advice import advised
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     best_checkpoint,
@@ -204,7 +205,7 @@ class Trainer:
         )
 
     def _way_on(self) -> str:
-        return f"go on with: amaqctl train --resume {self._run.path}"
+        return f"go on with: {advised('train', '--resume', self._run.path)}"
 
     def _step(self, step: int) -> None:
         settings = self._settings

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from amaqctl.errors import InputError
-from amaqctl.model import packaged, tiny
+from amaqctl.model import packaged
+from amaqctl.paths import absolute
+from amaqctl.storage import read_json
 
 TINY = "tiny"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_BLOCKS_OF_BUILT_IN = {packaged.MODEL_ID: 30, TINY: 8}
+_BLOCK_KEYS = ("num_hidden_layers", "n_layer")
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,47 @@ def resolve_source(
         folder = str(packaged.packaged_folder())
         return ModelSource(model_id, folder, None, True, packaged.HUB_ID)
     if model_id == TINY:
+        from amaqctl.model import tiny  # needs torch, as nothing else here
+
         return ModelSource(model_id, str(tiny.tiny_folder()), None, True, TINY)
-    folder_path = Path(model_id).expanduser()
-    if model_id and folder_path.is_dir():
-        return ModelSource(model_id, str(folder_path), revision, True, model_id)
-    _refuse_mistyped(model_id, folder_path)
+    check_model_id(model_id)
+    if (folder_path := model_folder(model_id)) is not None:
+        return ModelSource(model_id, str(folder_path), revision, True, str(folder_path))
     return ModelSource(model_id, model_id, revision, local_files_only, model_id)
 
 
-def _refuse_mistyped(model_id: str, path: Path) -> None:
-    """Raise unless ``model_id`` can be a hub id: ``org/name`` where there is no folder ``org``."""
+def model_folder(model_id: str) -> Path | None:
+    """The folder, absolute, that ``model.id`` names; None for anything else."""
+    if not model_id or model_id in (packaged.MODEL_ID, TINY):
+        return None
+    path = absolute(model_id)
+    return path if path.is_dir() else None
+
+
+def known_num_blocks(model_id: str) -> int | None:
+    """Blocks of a built-in model or of one in a folder; None where only loading would tell."""
+    folder = model_folder(model_id)
+    if folder is None:
+        return _BLOCKS_OF_BUILT_IN.get(model_id)
+    try:
+        settings = read_json(folder / "config.json")
+        found = next((settings[key] for key in _BLOCK_KEYS if key in settings), None)
+    except (FileNotFoundError, InputError, TypeError):
+        return None  # what is wrong with it is told when it is loaded
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def check_model_id(model_id: str) -> None:
+    """Raise unless ``model.id`` is a built-in name, a folder, or can be a hub id.
+
+    A hub id is ``org/name`` where there is no folder ``org``. Needs no torch.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if model_id in (packaged.MODEL_ID, TINY) or model_folder(model_id) is not None:
+        return
+    path = Path(model_id).expanduser()
     if model_id and path.exists():
         raise _no_model(model_id, "is a file; a model is a folder", path)
     if not _HUB_ID.fullmatch(model_id) or model_id.startswith("."):
@@ -81,6 +114,8 @@ def _refuse_mistyped(model_id: str, path: Path) -> None:
 
 def is_cached(model_id: str) -> bool:
     """Hub ids of one word are of old; those fetched before are still good."""
+    from huggingface_hub import try_to_load_from_cache
+
     try:
         return isinstance(try_to_load_from_cache(model_id, "config.json"), str)
     except ValueError:  # no hub id at all, says the hub's client

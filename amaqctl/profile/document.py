@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from amaqctl.errors import InputError, Problem, ProfileError
 from amaqctl.profile.faults import option_problems, profile_error, validate
-from amaqctl.profile.overrides import apply_override
+from amaqctl.profile.overrides import apply_override, is_override
 from amaqctl.profile.schema import Profile
 from amaqctl.profile.shipped import locate
-from amaqctl.profile.tree import Mapping, Mark, Tree, parse_dotted, show, to_plain
+from amaqctl.profile.tree import Mapping as MappingNode
+from amaqctl.profile.tree import Mark, Tree, parse_dotted, show, to_plain
 from amaqctl.profile.yaml12 import YamlDocument, dump
 from amaqctl.storage import read_bytes
 
@@ -40,6 +42,17 @@ class LoadedProfile:
         It trains as it is, and loads back to an equal ``Profile``.
         """
         return dump(self.profile.model_dump())
+
+    def is_override(self, key: str) -> bool:
+        """Whether the value of a dotted key came by ``--set``."""
+        return is_override(self._tree.mark_at(parse_dotted(key)))
+
+    def with_values(self, changes: Mapping[str, Any]) -> LoadedProfile:
+        """The same with other values at dotted keys of the schema; nothing is validated again."""
+        profile = self.profile
+        for key, value in changes.items():
+            profile = _with_value(profile, key.split("."), value)
+        return replace(self, profile=profile)
 
     def problem_at(self, section_path: str, message: str) -> Problem:
         """A fault of the value at ``section_path`` (``split.cuts``), found after loading.
@@ -85,10 +98,17 @@ def load_profile(
     return LoadedProfile(validate(tree), path.stem, path, tree)
 
 
+def _with_value(section: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    inner = _with_value(getattr(section, path[0]), path[1:], value)
+    return section.model_copy(update={path[0]: inner})
+
+
 def _read_tree(path: Path) -> Tree:
     file = str(path)
     document = YamlDocument(_read_text(path), lambda line, column: Mark(file, line, column))
-    if not isinstance(document.node, Mapping):
+    if not isinstance(document.node, MappingNode):
         held = show(to_plain(document.node))
         problem = document.node.mark.problem(f"a mapping of sections is needed, got {held}")
         raise profile_error([*document.problems, problem], "PROFILE-SYNTAX")

@@ -67,6 +67,11 @@ def _size_fault(item: str, path: KeyPath) -> str | None:
     return f"a key of more than {MAX_DEPTH} parts" if len(path) > MAX_DEPTH else None
 
 
+def is_override(mark: Mark) -> bool:
+    """Whether a place is a ``--set`` item."""
+    return mark.file.startswith(_MARKER)
+
+
 def _path_fault(path: KeyPath) -> str | None:
     """Why the schema has no ``path``; None where it has."""
     for depth in range(1, len(path) + 1):
@@ -138,7 +143,7 @@ def _rename(choice: Mapping, name: Node) -> None:
 def _keep_overrides(options: Mapping) -> None:
     """Drop what no ``--set`` item put here."""
     for key, entry in list(options.entries.items()):
-        if options.key_marks[key].file.startswith(_MARKER):
+        if is_override(options.key_marks[key]):
             continue
         if isinstance(entry, Mapping):
             _keep_overrides(entry)

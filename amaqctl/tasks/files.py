@@ -7,12 +7,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from amaqctl.errors import InputError
+from amaqctl.paths import FilePath, shown
 from amaqctl.tasks.groups import choose_groups
 from amaqctl.tasks.rows import Row, read_rows
 from amaqctl.tasks.task import Task
@@ -24,12 +24,11 @@ Limit = Annotated[int, Field(ge=1)]
 class FileConfig(Task.Config):
     """Where the rows are, and how many of them to use."""
 
-    train: str = Field(
-        min_length=1,
+    train: FilePath = Field(
         description="data file: .jsonl or .json (one object a line), or .csv with a header; "
         "a relative path starts at the current directory",
     )
-    validation: str | Fraction = Field(
+    validation: FilePath | Fraction = Field(
         default=0.05,
         description="a second data file, or the fraction of train rows to hold out; which rows "
         "depends on their content alone, not on the seed or their order",
@@ -62,18 +61,19 @@ def load_rows(config: FileConfig, columns: Sequence[str]) -> LoadedRows:
     Raises:
         InputError: a file cannot be used, or holding out leaves no train row.
     """
-    rows = read_rows(Path(config.train), columns)
+    train = shown(config.train)
+    rows = read_rows(train, columns)
     warnings: tuple[str, ...] = ()
     if isinstance(config.validation, str):
-        held_out = read_rows(Path(config.validation), columns)
-        place = config.validation
+        validation = shown(config.validation)
+        held_out, place = read_rows(validation, columns), str(validation)
     else:
-        rows, held_out, warnings = hold_out(rows, config.validation, config.train, columns)
-        place = f"{config.train} ({config.validation:g} held out)"
+        rows, held_out, warnings = hold_out(rows, config.validation, str(train), columns)
+        place = f"{train} ({config.validation:g} held out)"
     return LoadedRows(
         rows[: config.train_limit],
         held_out[: config.validation_limit],
-        config.train,
+        str(train),
         place,
         warnings,
     )

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from amaqctl.errors import InputError
 from amaqctl.nearest import listed
+from amaqctl.paths import FilePath, shown
 from amaqctl.tasks.data_text import read_text
 from amaqctl.tasks.files import Fraction, Limit
 from amaqctl.tasks.rows import ROW_SUFFIXES, read_rows
 from amaqctl.tasks.task import Example, Metric, Split, Task
 from amaqctl.tasks.windows import windows_of
 
-PathText = Annotated[str, Field(min_length=1)]
-Paths = PathText | Annotated[tuple[PathText, ...], Field(min_length=1)]
+Paths = FilePath | Annotated[tuple[FilePath, ...], Field(min_length=1)]
 
 
 class TextTask(Task):
@@ -70,11 +70,14 @@ class TextTask(Task):
     def _windows(self, paths: str | tuple[str, ...]) -> Split:
         documents: list[str] = []
         for path in _as_tuple(paths):
-            documents.extend(_documents(Path(path), self.config.column))
+            documents.extend(_documents(shown(path), self.config.column))
         filled = [document for document in documents if document.strip()]
         num_blank = len(documents) - len(filled)
         made = windows_of(
-            self.tokenizer, filled, max_length=self.max_length, place=", ".join(_as_tuple(paths))
+            self.tokenizer,
+            filled,
+            max_length=self.max_length,
+            place=", ".join(str(shown(path)) for path in _as_tuple(paths)),
         )
         return replace(made, num_dropped={"blank rows": num_blank} if num_blank else {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def choice_of(label: str, name: str, options: Mapping[str, Any]) -> Choice:
         fault = _fault(error, list(load_quantizer(name).Config.model_fields), name)
         raise UsageError(
             f"-q {label}: {fault}",
-            hint=f"amaqctl plugins {name}",
+            hint=shlex.join(["amaqctl", "plugins", name]),
             error_id="USAGE-QUANTIZER",
         ) from error
 

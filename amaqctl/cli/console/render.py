@@ -76,6 +76,9 @@ def facts(rows: Sequence[tuple[str, str]], is_terminal: bool | None = None) -> s
     lines = []
     for name, value in rows:
         start = f"{name.ljust(width)}  "
+        if name == "next":  # a command stays one line, however long, so that it can be copied
+            lines.append(start + value)
+            continue
         lines.append(wrap(start + value, " " * len(start), is_terminal).rstrip())
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ class, which has moved between Typer's versions.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,9 +31,9 @@ class Commands(Group):
         **extra: Any,
     ) -> Any:
         """Run a command line; ends the program with the documented exit code."""
-        typed = list(sys.argv[1:] if args is None else args)
+        typed = [_with_home(word) for word in (sys.argv[1:] if args is None else args)]
         try:
-            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            code = super().main(typed, prog_name, complete_var, False, windows_expand_args, **extra)
         except SystemExit:  # so ends a help whose reader has gone; nothing else does
             sys.exit(READER_GONE)
         except Exception as error:
@@ -42,6 +43,14 @@ class Commands(Group):
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_home(word: str) -> str:
+    """A path with ``~`` replaced where the shell has not done it, as in ``--out=~/run``."""
+    option, equals, value = word.partition("=")
+    if word.startswith("--") and value.startswith("~"):
+        return f"{option}{equals}{os.path.expanduser(value)}"
+    return os.path.expanduser(word)
 
 
 def _explain(error: Any, typed: Sequence[str]) -> int:
