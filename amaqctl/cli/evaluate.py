@@ -13,6 +13,8 @@ from amaqctl.cli.console import render
 from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.scoring import ScoringProgress
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
+from amaqctl.engine.run_folder import find_run
+from amaqctl.engine.run_search import RUNS
 from amaqctl.errors import CheckError, InputError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -59,12 +61,8 @@ def evaluate(
     tells what the adapter learned less from what the wire loses.
     """
     with command("amaqctl.eval/1", json=json, quiet=quiet, traceback=traceback) as session:
-        bounds = [_bound(text, "min") for text in min_ or []]
-        bounds += [_bound(text, "max") for text in max_ or []]
-        from amaqctl.engine.run_folder import find_run
-
-        if find_run(run_or_profile, Path("runs")) is None:
-            checked_profile(run_or_profile, set_ or [])
+        bounds = [_bound(x, k) for k, texts in (("min", min_), ("max", max_)) for x in texts or []]
+        _check_early(run_or_profile, set_ or [])
         session.note("loading …")
         from amaqctl import runs
 
@@ -93,6 +91,11 @@ def evaluate(
         if failed := _failed(scores[wanted[0]], bounds):
             session.failed_check(data, text, bare, CheckError("; ".join(failed)))
         session.result(data, text, bare)
+
+
+def _check_early(run_or_profile: str, overrides: list[str]) -> None:
+    if find_run(run_or_profile, RUNS) is None:
+        checked_profile(run_or_profile, overrides)
 
 
 def _keep(session: Session, run: RunFolder, data: dict[str, Any]) -> None:

@@ -64,10 +64,8 @@ def export(
         model = loaded.profile.model
         source = _source(session, model, is_needed=merge)
         base = model.id if source is None else source.base_model_name
-        changes: list[str] = []
-        if source is not None:
-            is_refused = merge and not onto_another_base
-            changes = _changes(loaded, source, folder, choice.path, is_refused)
+        is_refused = merge and not onto_another_base
+        changes = _changes(loaded, source, folder, choice.path, is_refused)
         for line in [*choice.warnings(), *changes]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
@@ -79,13 +77,9 @@ def export(
         else:
             page = _adapter_page(title, base, model.revision, changes)
             exporting.export_adapter(adapter, to, source, page)
-        data: dict[str, Any] = {
-            "run": str(folder.path),
-            "step": choice.step,
-            "passed_over": dict(choice.passed_over),
-            "changed_since_training": changes,
-            **_exported(to, base, check),
-        }
+        told = {"passed_over": dict(choice.passed_over), "changed_since_training": changes}
+        data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
+        data |= _exported(to, base, check)
         session.result(data, _text(data, check), str(to))
 
 
@@ -124,9 +118,13 @@ def _exported(to: Path, base: str, check: MergeCheck | None) -> dict[str, Any]:
 
 
 def _changes(
-    loaded: LoadedProfile, source: ModelSource, run: RunFolder, checkpoint: Path, is_refused: bool
+    loaded: LoadedProfile,
+    source: ModelSource | None,
+    run: RunFolder,
+    checkpoint: Path,
+    is_refused: bool,
 ) -> list[str]:
-    """What of base and data is not as in training.
+    """What of base and data is not as in training; nothing where the base is not within reach.
 
     Raises:
         InputError: the base is another one, and so ``is_refused``.
@@ -134,6 +132,8 @@ def _changes(
     from amaqctl.build.provenance import changes_before_export
     from amaqctl.engine.checkpoint import identity_of
 
+    if source is None:
+        return []
     then = identity_of(checkpoint) or run.run.get("identity") or run.run
     base, data = changes_before_export(then, loaded, source)
     if base and is_refused:

@@ -28,5 +28,10 @@ def name_of(run: RunFolder, root: Path) -> str | Path:
     return str(run_id) if is_this else run.path
 
 
+def way_on(run: RunFolder) -> str:
+    """The hint for a run that was stopped."""
+    return f"go on with: {advised('train', '--resume', run.path)}"
+
+
 def _is_like_option(path: Path) -> bool:
     return str(path).startswith("-")

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from amaqctl.engine.advice import advised
+from amaqctl.engine.advice import way_on
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     best_checkpoint,
@@ -134,7 +134,7 @@ class Trainer:
         except KeyboardInterrupt as error:
             number = self._stop.number or signal.SIGINT
             message = "stopped at once; what was saved before is whole"
-            stopped = Interrupted(message, signal_number=number, hint=self._way_on())
+            stopped = Interrupted(message, signal_number=number, hint=way_on(self._run))
             self._note_failure(stopped)
             raise stopped from error
         except BaseException as error:
@@ -162,7 +162,7 @@ class Trainer:
                     f"stopped by {signal.Signals(self._stop.number).name} after step {done}; "
                     "everything is saved",
                     signal_number=self._stop.number,
-                    hint=self._way_on(),
+                    hint=way_on(self._run),
                 )
         if settings.max_steps not in self._evaluations:  # stopped there, and now told to end there
             self._evaluate(settings.max_steps)
@@ -203,9 +203,6 @@ class Trainer:
             Traffic.from_plain({place: dict(sums) for place, sums in sums_by_place.items()})
             for sums_by_place in (state.traffic, state.evaluation_traffic, state.last_traffic)
         )
-
-    def _way_on(self) -> str:
-        return f"go on with: {advised('train', '--resume', self._run.path)}"
 
     def _step(self, step: int) -> None:
         settings = self._settings
