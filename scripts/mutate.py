@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCEPTED = Path(__file__).with_name("mutants_accepted.txt")
 
 _ENGINE = "test_engine_link test_engine_stage test_engine_micro_batches"
-_QUANTIZERS = "test_quantizer_* test_golden"
+_QUANTIZERS = "test_quantizer_amaq* test_quantizer_aq_sgd test_quantizer_fixed_group test_golden"
 # The tests that concern a module: those of the longest path that it begins with.
 TESTS = {
     "amaqctl/bits": "test_bits test_golden test_quantizer_fixed_group test_wire",
