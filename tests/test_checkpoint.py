@@ -91,6 +91,9 @@ def test_what_is_in_it(trained: Trained) -> None:
     document = json.loads((trained.folder / "trainer.json").read_text())
     messages = {"link0.activation": [2, 2], "link0.gradient": [2, 2]}
     assert document == {"step": STEP, "messages": messages, **STATE}
+    for name in ("trainer.json", "COMPLETE"):
+        text = (trained.folder / name).read_text()
+        assert text == json.dumps(json.loads(text), indent=2) + "\n"
 
 
 def test_the_state_of_both_ends_of_every_channel(trained: Trained) -> None:
@@ -140,8 +143,14 @@ def test_every_file_is_compared(copy: Path, name: str) -> None:
         path.write_bytes(bad)
         assert saved.fault_of(copy) == f"{name} is not what was written"
     path.write_bytes(good)
-    rewritten(copy / "COMPLETE", lambda manifest: manifest[name].update(bytes=len(good) + 1))
-    assert saved.fault_of(copy) == f"{name} is not what was written"
+    digest = hashlib.sha256(good).hexdigest()
+    for lie in (
+        *({"bytes": len(good) + more} for more in (-1, 1)),
+        *({"sha256": other * 64} for other in "0f"),
+    ):
+        entry = {"bytes": len(good), "sha256": digest, **lie}
+        rewritten(copy / "COMPLETE", lambda manifest, e=entry: manifest.update({name: e}))
+        assert saved.fault_of(copy) == f"{name} is not what was written"
     rewritten(copy / "COMPLETE", lambda manifest: manifest.pop(name))
     assert saved.fault_of(copy) == f"COMPLETE does not list {name}"
 
@@ -157,6 +166,11 @@ def test_other_faults(copy: Path) -> None:
     fault = saved.fault_of(copy)
     assert fault is not None
     assert fault.startswith("trainer.json ")
+    (copy / "trainer.json").rmdir()
+    (copy / "elsewhere").rename(copy / "trainer.json")
+    shutil.rmtree(copy / "adapter")
+    (copy / "adapter").touch()
+    assert saved.fault_of(copy) == "adapter_config.json cannot be read: Not a directory"
     (copy / "COMPLETE").write_text("[]")
     fault = saved.fault_of(copy)
     assert fault is not None
@@ -164,14 +178,14 @@ def test_other_faults(copy: Path) -> None:
 
 
 def test_which_folders_are_checkpoints(copy: Path) -> None:
-    (copy.parent / "step-10").mkdir()
-    (copy.parent / "step-000009").mkdir()
-    for name in ("step-", "step-x", "step-1x", "step-4 copy", "other", ".step-5"):
+    (copy.parent / "step-1000000").mkdir()
+    (copy.parent / "step-999999").mkdir()
+    for name in ("step-", "step-x", "step-x7", "step-1x", "step-4 copy", "other", ".step-5"):
         (copy.parent / name).mkdir()
     (copy.parent / "step-000007").write_text("a file")
     found = saved.all_checkpoints(copy.parent)
-    assert [path.name for path in found] == ["step-000003", "step-000009", "step-10"]
-    assert [saved.step_of(path) for path in found] == [3, 9, 10]
+    assert [path.name for path in found] == ["step-000003", "step-999999", "step-1000000"]
+    assert [saved.step_of(path) for path in found] == [3, 999_999, 1_000_000]
     assert saved.good_checkpoints(copy.parent) == [copy]
     assert saved.all_checkpoints(copy.parent / "none") == []
 
@@ -188,6 +202,10 @@ def test_the_best_one() -> None:
 def test_which_run_made_it(copy: Path) -> None:
     assert saved.identity_of(copy) == {"run": "r"}
     rewritten(copy / "trainer.json", lambda document: document.pop("identity"))
+    assert saved.identity_of(copy) == {}
+    (copy / "trainer.json").write_text('{"identity": {"run": "r"}}'.ljust(8 * 2**20))
+    assert saved.identity_of(copy) == {"run": "r"}
+    (copy / "trainer.json").write_text('{"identity": {"run": "r"}}'.ljust(8 * 2**20 + 1))
     assert saved.identity_of(copy) == {}
     (copy / "trainer.json").write_text("{")
     assert saved.identity_of(copy) == {}
@@ -216,7 +234,7 @@ def test_the_state_of_another_quantizer_is_refused_with_its_place(trained: Train
         quantizers=(("amaq", {"target_bits": 3.0}), ("aq-sgd", {})),
     )
     contents = CheckpointContents(other.stages, trained.source, LORA)
-    words = r": the quantizer state of link0\.gradient\.sender does not fit: \S.*$"
+    words = r": the quantizer state of link0\.gradient\.sender does not fit: (Missing|Unexpected) key"
     with pytest.raises(InputError, match=words) as caught:
         saved.load_weights(trained.folder, contents)
     assert caught.value.where == str(trained.folder / "quantizer.safetensors")
@@ -246,11 +264,18 @@ def test_optimizers_and_numbers_of_messages_come_back(trained: Trained, copy: Pa
 def test_the_training_state_of_another_step_or_other_channels_changes_nothing(
     trained: Trained, copy: Path
 ) -> None:
-    words = r": it is of step 3 with link0\.activation, link0\.gradient; due is step "
+    words = r": it is of step 3 with link0\.activation, link0\.gradient.*; due is step "
     moved = copy.rename(copy.with_name("step-000004"))
     cut_twice = engine(trained.source, [1, 2])
+    more = Path(shutil.copytree(trained.folder, moved.parent / "more" / "step-000003"))
+
+    def add_link(document: dict[str, Any]) -> None:
+        document["messages"]["link1.gradient"] = [2, 2]
+
+    rewritten(more / "trainer.json", add_link)
     for folder, fresh, due in (
         (moved, engine(trained.source, [2]), "4 with link0"),
+        (more, engine(trained.source, [2]), r"3 with link0\.activation, link0\.gradient$"),
         (trained.folder, cut_twice, r"3 with link0\.activation, link0\.gradient, link1"),
     ):
         with pytest.raises(InputError, match=words + due) as caught:
