@@ -33,14 +33,25 @@ ROOT = Path(__file__).resolve().parents[1]
 ACCEPTED = Path(__file__).with_name("mutants_accepted.txt")
 
 _ENGINE = "test_engine_link test_engine_stage test_engine_micro_batches"
-_QUANTIZERS = "test_quantizer_amaq* test_quantizer_aq_sgd test_quantizer_fixed_group test_golden"
-# The tests that concern a module: those of the longest path that it begins with.
+_AMAQ = "test_quantizer_amaq test_quantizer_amaq_options test_quantizer_amaq_tracked"
+_GRID = "test_quantizer_amaq_grid test_quantizer_amaq_outliers test_quantizer_amaq_layout"
+# The tests that concern a module, those that take seconds: of the longest path it begins with.
 TESTS = {
     "amaqctl/bits": "test_bits test_golden test_quantizer_fixed_group test_wire",
     "amaqctl/wire": "test_wire test_wire_* test_golden",
-    "amaqctl/quantizer.py": _QUANTIZERS,
-    "amaqctl/quantizers": _QUANTIZERS,
-    "amaqctl/quantizers/column_harm.py": f"{_QUANTIZERS} test_column_harm",
+    "amaqctl/quantizer/": "test_quantizer_wrapper test_plugin_blame test_quantizer_aq_sgd",
+    "amaqctl/quantizers/": f"{_AMAQ} {_GRID}",
+    "amaqctl/quantizers/aq_sgd.py": "test_quantizer_aq_sgd",
+    "amaqctl/quantizers/bit_budget.py": "test_quantizer_amaq_grid",
+    "amaqctl/quantizers/column_harm.py": "test_column_harm test_quantizer_amaq_tracked",
+    "amaqctl/quantizers/fixed.py": "test_quantizer_fixed_group",
+    "amaqctl/quantizers/group.py": "test_quantizer_fixed_group",
+    "amaqctl/quantizers/hidden_shape.py": _GRID,
+    "amaqctl/quantizers/mixed_": _GRID,
+    "amaqctl/quantizers/none.py": "test_golden test_engine_link",
+    "amaqctl/quantizers/outlier_tokens.py": _GRID,
+    "amaqctl/quantizers/prompt_ranges.py": "test_quantizer_amaq_prompt",
+    "amaqctl/quantizers/range_search.py": _GRID,
     "amaqctl/engine": _ENGINE,
     "amaqctl/engine/schedule.py": "test_engine_schedule",
     "amaqctl/engine/checkpoint.py": "test_checkpoint* test_run_disk",
