@@ -53,6 +53,7 @@ TESTS = {
     "amaqctl/quantizers/prompt_ranges.py": "test_quantizer_amaq_prompt",
     "amaqctl/quantizers/range_search.py": _GRID,
     "amaqctl/engine": _ENGINE,
+    "amaqctl/engine/stage.py": "test_engine_stage test_engine_micro_batches",
     "amaqctl/engine/schedule.py": "test_engine_schedule",
     "amaqctl/engine/checkpoint.py": "test_checkpoint* test_run_disk",
     "amaqctl/storage": "test_storage*",
