@@ -234,7 +234,9 @@ def test_the_state_of_another_quantizer_is_refused_with_its_place(trained: Train
         quantizers=(("amaq", {"target_bits": 3.0}), ("aq-sgd", {})),
     )
     contents = CheckpointContents(other.stages, trained.source, LORA)
-    words = r": quantizer of link0\.gradient\.sender: the state does not fit: (Missing|Unexpected) key"
+    words = (
+        r"quantizer of link0\.gradient\.sender: the state does not fit: (Missing|Unexpected) key"
+    )
     with pytest.raises(InputError, match=words) as caught:
         saved.load_weights(trained.folder, contents)
     assert caught.value.where == str(trained.folder / "quantizer.safetensors")

@@ -182,3 +182,12 @@ def test_padding_is_zero_whatever_the_lengths(llama: ModelSource, length: int) -
     assert values.shape[1] == 16
     assert not bool(values[:, length:].any())
     assert bool(values[:, :length].any(-1).all())
+
+
+def test_rows_that_are_alike_are_so_with_and_without_their_lengths(llama: ModelSource) -> None:
+    """A mask of ones, one row for each row of the batch, is what no padding means."""
+    engine = engine_of(llama, [2], transport=CountingTransport())
+    tokens_BT = torch.tensor([random_examples(1, 3)[0].input_ids] * 3)
+    whole = (tokens_BT.shape[1],) * 3
+    with_lengths = engine.logits(tokens_BT, step=0, lengths=whole)
+    assert torch.equal(engine.logits(tokens_BT, step=0, lengths=()), with_lengths)

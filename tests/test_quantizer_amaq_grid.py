@@ -336,3 +336,9 @@ def test_without_a_clip_the_spare_code_changes_no_value() -> None:
         for spare_code in (False, True)
     ]
     assert torch.equal(*decoded)
+
+
+@pytest.mark.parametrize(("mean_bits", "width"), [(9.0, 8), (1.0, 2)])
+def test_a_budget_outside_the_widths_gives_the_nearest_bound(mean_bits: float, width: int) -> None:
+    bits_C = torch.tensor([2.5, 7.5, 4.0])
+    assert round_to_mean(bits_C, 2, 8, mean_bits).tolist() == [width] * 3

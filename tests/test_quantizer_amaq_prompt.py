@@ -80,6 +80,17 @@ def test_a_receiver_that_missed_the_prompt_refuses() -> None:
         received(quantizer(), data)
 
 
+def test_a_prompt_of_other_widths_is_another_prompt() -> None:
+    sender, receiver, other = quantizer(), quantizer(), quantizer()
+    received(receiver, message(sender, hidden(2, 16), PROMPT))
+    with torch.no_grad():
+        other.gates_K.copy_(torch.linspace(-3, 3, NUM_CHANNELS))
+    other.quantize(hidden(2, 16), PROMPT)
+    data = message(other, hidden(2, 1), LATER)
+    with pytest.raises(QuantizationError, match="a prompt that did not come"):
+        received(receiver, data)
+
+
 def test_other_widths_need_ranges_of_their_own() -> None:
     sender, receiver = quantizer(), quantizer()
     received(receiver, message(sender, hidden(2, 16), PROMPT))
