@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from amaqctl.errors import QuantizationError
+from amaqctl.errors import PluginError, QuantizationError
 from amaqctl.quantizer import (
     LayoutError,
     Quantizer,
@@ -267,3 +267,26 @@ def test_what_the_outer_one_refuses_leaves_the_inner_one_as_it_was() -> None:
     decoded = receiver.dequantize(first, about)
     assert torch.equal(decoded, x.half().float())  # a first visit comes in full
     assert receiver.quantizer.inner.memory.visits_N.tolist() == [1, 1, 0, 0]
+
+
+class Broken(Quantizer):
+    def quantize(self, x: Tensor, about: TensorContext) -> Any:
+        raise ZeroDivisionError("inside")
+
+    def dequantize(self, quantized: Any, about: TensorContext) -> Tensor:
+        raise AssertionError
+
+    def layout(self, *about: Any) -> Any:
+        return "anything"
+
+
+def test_the_fault_of_an_inner_plugin_is_told_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = Offer("amaqctl.quantizers", "broken", "", "inner-plugin", "3.1")
+    monkeypatch.setattr("amaqctl.registry._all_offers", lambda: (offer,))
+    monkeypatch.setattr("amaqctl.registry.load", lambda group, name: Broken)
+    end = end_of(Hadamard, {"name": "broken"}, site())
+    x, about = tensor(0), context(0, tensor(0))
+    with pytest.raises(PluginError, match=r"'broken' of inner-plugin 3.1 failed in quantize"):
+        end.quantize(x, about)
+    with pytest.raises(PluginError, match=r"'broken' of inner-plugin 3.1 returned a str"):
+        end.layout((2, 5, NUM_CHANNELS), torch.float32, about, None)

@@ -207,18 +207,30 @@ class QuantizerEnd:
                 last_line = str(error).splitlines()[-1].strip()
                 raise InputError(f"the state does not fit: {last_line}") from error
 
+    def layout(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        context: TensorContext,
+        allocation: BitAllocation | None,
+    ) -> Layout | None:
+        """The declared layout of a message; None where the quantizer declares none.
+
+        Raises:
+            PluginError: it fails, or returns something else.
+        """
+        with self._blamed("layout", context):
+            layout = self.quantizer.layout(shape, dtype, context, allocation)
+        if layout is not None and not isinstance(layout, Layout):
+            self._fail("layout", context, f"returned {_kind(layout)}, no Layout")
+        return layout
+
     def _check_layout(self, quantized: QuantizedTensor, context: TensorContext) -> None:
         check_finite(quantized)
         allocation = None if quantized.codes is None else quantized.codes.allocation
-        with self._blamed("layout", context):
-            layout = self.quantizer.layout(
-                tuple(quantized.shape), quantized.dtype, context, allocation
-            )
-        if layout is None:
-            return
-        if not isinstance(layout, Layout):
-            self._fail("layout", context, f"returned {_kind(layout)}, no Layout")
-        layout.check(quantized)
+        layout = self.layout(tuple(quantized.shape), quantized.dtype, context, allocation)
+        if layout is not None:
+            layout.check(quantized)
 
     def _check_gradient(self, gradient: Tensor, context: TensorContext) -> None:
         if not bool(gradient.isfinite().all()):

@@ -126,9 +126,7 @@ class Wrapper(Quantizer):
         allocation: BitAllocation | None,
     ) -> Layout | None:
         """The inner one's, with side tensors of its own; None where the inner one declares none."""
-        layout = self.inner.layout(
-            self.inner_shape(shape), _inner_dtype(dtype), context, allocation
-        )
+        layout = self._end.layout(self.inner_shape(shape), _inner_dtype(dtype), context, allocation)
         if layout is None:
             return None
         inner_side = {f"{_INNER}{name}": side for name, side in layout.side.items()}
