@@ -79,7 +79,9 @@ def _run_tests(root: Path, names: list[str], observer: Observer) -> int:
     from hypothesis import Phase, settings
 
     phases = (Phase.explicit, Phase.generate)  # no database, and a failure is not made smaller
-    settings.register_profile("mutants", database=None, derandomize=True, phases=phases)
+    settings.register_profile(
+        "mutants", database=None, derandomize=True, deadline=None, phases=phases
+    )
     settings.load_profile("mutants")
     return int(pytest.main([*_ARGUMENTS, *names], plugins=[observer]))
 

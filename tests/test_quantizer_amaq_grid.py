@@ -16,7 +16,7 @@ from amaqctl.bits import BitAllocation
 from amaqctl.quantizer import QuantizedTensor
 from amaqctl.quantizers.bit_budget import round_to_mean, shift_to_mean, water_filling
 from amaqctl.quantizers.mixed_grid import MixedGrid
-from amaqctl.quantizers.range_search import SHARES
+from amaqctl.quantizers.range_search import SHARES, least_error_range, spare_side
 
 
 def _grid(**changes: Any) -> MixedGrid:
@@ -342,3 +342,14 @@ def test_without_a_clip_the_spare_code_changes_no_value() -> None:
 def test_a_budget_outside_the_widths_gives_the_nearest_bound(mean_bits: float, width: int) -> None:
     bits_C = torch.tensor([2.5, 7.5, 4.0])
     assert round_to_mean(bits_C, 2, 8, mean_bits).tolist() == [width] * 3
+
+
+def test_the_ranges_that_are_tried_are_part_of_the_format_of_a_run() -> None:
+    """Other ones would give a seed other bytes."""
+    assert SHARES == (1.0, 0.8, 0.64, 0.5, 0.36, 0.25)
+
+
+def test_without_rows_there_is_a_range_and_a_side_for_each_column() -> None:
+    nothing = torch.zeros((0, 3))
+    assert least_error_range(nothing, BitAllocation.uniform(3, 3), True).tolist() == [0.0] * 3
+    assert spare_side(nothing).tolist() == [1.0] * 3

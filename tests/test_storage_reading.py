@@ -61,6 +61,28 @@ def test_what_is_refused_is_not_left_open(tmp_path):
     assert storage.read_bytes(path, 5) == b"12345"
 
 
+def test_json_is_written_to_be_read(tmp_path):
+    storage.write_json(tmp_path / "a.json", {"a": [1], "b": "ü"})
+    text = '{\n  "a": [\n    1\n  ],\n  "b": "\\u00fc"\n}\n'
+    assert (tmp_path / "a.json").read_text() == text
+    with pytest.raises(ValueError, match="JSON compliant"):
+        storage.write_json(tmp_path / "a.json", float("inf"))
+    assert (tmp_path / "a.json").read_text() == text
+
+
+def test_what_is_appended_follows_what_is_there(tmp_path):
+    for part in ("one\n", "zwölf\n"):
+        with storage.open_to_append(tmp_path / "log") as file:
+            file.write(part)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwölf\n"
+    os.link(tmp_path / "log", tmp_path / "second")
+    for refused in (tmp_path / "log", Path(os.devnull)):
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match="no regular file of one name"):
+            storage.open_to_append(refused)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_was_written_and_swept_is_not_left_open(tmp_path):
     (tmp_path / ".tmp-old").mkdir()
     before = sorted(os.listdir("/proc/self/fd"))
