@@ -48,8 +48,7 @@ class Baseline:
         concerned = [
             (run.seconds / (1 + 5 * (kills or {}).get(name, 0)), name)
             for name, run in self.tests.items()
-            if mutant.path in run.lines
-            and (is_imported or any(first <= n <= last for n in run.lines[mutant.path]))
+            if is_imported or any(first <= n <= last for n in run.lines.get(mutant.path, ()))
         ]
         chosen: list[str] = []
         total = 0.0

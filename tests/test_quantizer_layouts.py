@@ -151,3 +151,35 @@ def test_an_empty_tensor_goes_through(name: str, options: dict[str, Any]) -> Non
     quantizer = build(name, options)
     sent = quantizer.quantize(torch.zeros((0, 3, 10)), CONTEXT)
     assert build(name, options).dequantize(sent, CONTEXT).shape == (0, 3, 10)
+
+
+def remembering(**options: Any) -> tuple[Quantizer, TensorContext]:
+    cls = registry.load(registry.QUANTIZERS, "aq-sgd")
+    context = replace(CONTEXT, role="activation", sample_ids=(3, 1))
+    return cls(cls.Config(**options), Site(0, "activation", SHAPE[-1], 32, 4, 17)), context
+
+
+@pytest.mark.parametrize(
+    ("scale", "ranges"), [("channel", (1, 10)), ("token", (range(3, 7, 3), 1))]
+)
+def test_the_layout_of_changes_and_first_visits(scale: str, ranges: tuple[Any, int]) -> None:
+    quantizer, context = remembering(scale=scale)
+    layout = quantizer.layout(SHAPE, torch.float16, context, None)
+    assert layout.codes == CodesLayout(range(3, 7, 3), 10, "tensor", (4,), True)
+    assert layout.side == {
+        "range": SideLayout(torch.bfloat16, ranges, optional=True),
+        "visits": SideLayout(torch.int32, (2,)),
+        "full": SideLayout(torch.float16, (range(1, 3), 3, 10), optional=True),
+    }
+    empty = quantizer.layout((2, 0, 10), torch.float16, context, None)
+    assert empty.codes == CodesLayout(0, 10, "tensor", (4,), True)
+
+
+def test_the_sender_of_changes_knows_what_was_decoded() -> None:
+    (sender, context), (receiver, _) = remembering(), remembering()
+    for step in range(3):
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(step))
+        sent = sender.quantize(x, context)
+        decoded = receiver.dequantize(sent, context)
+        assert torch.equal(sender.decoded(sent, context), decoded)
+        assert decoded.shape == SHAPE
