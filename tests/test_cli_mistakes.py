@@ -19,7 +19,7 @@ from amaqctl.model import packaged
 TINY = ["--set", "model.id=tiny", "--set", "eval.max_examples=4", "--max-steps", "3"]
 JSONL = "task={{name: prompt-completion, options: {{train: {path}, prompt: q, completion: a}}}}"
 LONG = "n" * 300
-NOTES = ("hint: ", "loading ", "replaying ", "4 messages of ", "2 messages of ")
+NOTES = ("hint: ", "loading ", "scoring ", "replaying ", "4 messages of ", "2 messages of ")
 TRAIN = ["train", "quickstart", *TINY, "--out", "out"]
 RECORD = ["compress-trace", "--record", "quickstart", "--set", "model.id=tiny"]
 

@@ -180,3 +180,24 @@ def test_no_torch_is_needed(four):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_damaged_run_does_not_hide_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("deep", "[" * 200_000),
+        ("list", "[]"),
+        ("pid", '{"schema": "amaqctl.run/1", "pid": -1}'),
+        ("good", '{"schema": "amaqctl.run/1", "status": "done", "started": null}'),
+    ):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(text)
+    metrics = tmp_path / "runs/metrics"
+    metrics.mkdir()
+    (metrics / "run.json").write_text('{"schema": "amaqctl.run/1", "status": "running"}')
+    (metrics / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": "x"}\n' * 2)
+    result = CliRunner().invoke(app, ["runs"])
+    assert result.exit_code == 0, result.output
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["run", "good"]
+    warned = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 4

@@ -141,3 +141,28 @@ def test_a_terminal_that_goes_away_saves_the_run(tmp_path):
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert (run["status"], run["exit_code"]) == ("interrupted", 129)
     assert len(good_checkpoints(tmp_path / "run/checkpoints")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("ModuleNotFoundError(\"No module named 'peft'\", name='peft')", 4, "package peft cannot"),
+        ("ImportError('libtorch.so: failed to map segment: Cannot allocate memory')", 7, "memory"),
+        ("MemoryError()", 7, "out of memory"),
+    ],
+)
+def test_what_fails_while_a_command_imports_is_told(error, code, said):
+    program = (
+        "import sys\n"
+        "class Failing:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'torch': raise {error}\n"
+        "sys.meta_path.insert(0, Failing())\n"
+        "from amaqctl.cli.main import main\n"
+        "sys.argv = ['amaqctl', 'train', 'quickstart', '--set', 'model.id=tiny']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -72,7 +72,7 @@ checkpoint:
         (11, 1, "lr: unknown key, did you mean 'optimizer.lr'?"),
         (13, 3, "train.batch_size: whole number >= 1 needed, got '-x'"),
         (14, 17, "optimizer.lr: finite number needed, got .nan"),
-        (14, 23, "optimizer.quantizer_lr: number >= 0 needed, got true"),
+        (14, 23, "optimizer.quantizer_lr: number >= 0 and <= 1,000,000 needed, got true"),
         (15, 14, "quantizers.activation.name: required key is missing"),
         (16, 9, "anchor &a is not allowed in a profile"),
         (17, 7, "eval: alias *a is not allowed in a profile"),

@@ -158,14 +158,14 @@ def test_defaults(minimal: Path) -> None:
             "train.max_grad_norm=0",
             "train.max_grad_norm: number > 0, or null to switch clipping off, needed, got 0",
         ),
-        ("optimizer.lr=0", "optimizer.lr: number > 0 needed, got 0"),
+        ("optimizer.lr=0", "optimizer.lr: number > 0 and <= 1,000,000 needed, got 0"),
         (
             "optimizer.schedule=cosine",
             "optimizer.schedule: constant or linear needed, got 'cosine'",
         ),
         ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: whole number >= 0 needed, got -1"),
-        ("optimizer.lr=true", "optimizer.lr: number > 0 needed, got true"),
-        ("optimizer.lr='1e-4'", "optimizer.lr: number > 0 needed, got '1e-4'"),
+        ("optimizer.lr=true", "optimizer.lr: number > 0 and <= 1,000,000 needed, got true"),
+        ("optimizer.lr='1e-4'", "optimizer.lr: number > 0 and <= 1,000,000 needed, got '1e-4'"),
         ("optimizer.lr=.nan", "optimizer.lr: finite number needed, got .nan"),
         ("optimizer.lr=-.inf", "optimizer.lr: finite number needed, got -.inf"),
         (
@@ -259,3 +259,17 @@ def test_torch_and_other_rooms_are_not_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['errors', 'nearest', 'profile', 'storage'] []\n"
+
+
+@pytest.mark.parametrize(
+    ("item", "needed"),
+    [
+        ("optimizer.lr=1e300", "number > 0 and <= 1,000,000 needed"),
+        ("optimizer.quantizer_lr=1e39", "number >= 0 and <= 1,000,000 needed"),
+        ("optimizer.weight_decay=1e9", "number >= 0 and <= 1,000,000 needed"),
+        ("lora.alpha=1000001", "whole number from 1 to 1,000,000 needed"),
+    ],
+)
+def test_what_no_float32_can_hold_is_refused(item: str, needed: str) -> None:
+    with pytest.raises(ProfileError, match=needed):
+        load_profile("quickstart", [item])

@@ -55,7 +55,7 @@ def _show_all(session: Session, root: Path) -> None:
     for path in sorted(root.glob("*/run.json")):
         try:
             found.append(_summary(RunFolder(path.parent)))
-        except InputError as error:
+        except AmaqError as error:  # one that is damaged must not hide the others
             session.warn(str(error))
     found.sort(key=lambda entry: (entry["started"] or "", entry["run"]), reverse=True)
     if not found:

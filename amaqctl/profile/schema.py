@@ -63,8 +63,13 @@ Count = Annotated[int, Field(ge=1), _needs("whole number >= 1")]
 CountFromZero = Annotated[int, Field(ge=0), _needs("whole number >= 0")]
 Schedule = Annotated[Literal["constant", "linear"], _needs("constant or linear")]
 Seed = Annotated[int, Field(ge=0, lt=2**32), _needs("whole number from 0 to 4294967295")]
-Positive = Annotated[float, Field(gt=0), _needs("number > 0")]
-NotNegative = Annotated[float, Field(ge=0), _needs("number >= 0")]
+# Beyond this a rate or a scale overflows float32 at once.
+_LARGEST = 1e6
+Positive = Annotated[float, Field(gt=0, le=_LARGEST), _needs(f"number > 0 and <= {_LARGEST:,.0f}")]
+NotNegative = Annotated[
+    float, Field(ge=0, le=_LARGEST), _needs(f"number >= 0 and <= {_LARGEST:,.0f}")
+]
+Alpha = Annotated[int, Field(ge=1, le=int(_LARGEST)), _needs("whole number from 1 to 1,000,000")]
 Share = Annotated[float, Field(ge=0, lt=1), _needs("number >= 0 and below 1")]
 GradientNorm = Annotated[
     Annotated[float, Field(gt=0)] | None, _needs("number > 0, or null to switch clipping off,")
@@ -125,7 +130,7 @@ class LoraSection(Section):
     """The low-rank adapter that is trained."""
 
     r: Count = Field(default=8, description="Rank of the update matrices.")
-    alpha: Count = Field(default=16, description="The update is scaled by alpha / r.")
+    alpha: Alpha = Field(default=16, description="The update is scaled by alpha / r.")
     dropout: Share = Field(default=0.0, description="Drop probability of adapter inputs, 0 to 1.")
     target_modules: TargetModules = Field(
         default_factory=lambda: ["q_proj", "v_proj"],

@@ -180,10 +180,22 @@ def _as_known_error(error: BaseException) -> AmaqError:
             hint="check the path, its kind (file or folder) and its permissions",
             error_id="INPUT-FILE",
         )
+    if isinstance(error, ImportError) and (name := missing_package(error)):
+        return InputError(
+            f"the package {name} cannot be imported: {_one_line(str(error))}",
+            hint="amaqctl doctor tells what is missing or broken; install it again",
+            error_id="INPUT-PACKAGE",
+        )
     return AmaqError(
         f"internal error: {type(error).__name__}: {error}",
         hint="this is a bug in amaqctl; run again with --traceback and report it",
     )
+
+
+def missing_package(error: ImportError) -> str | None:
+    """The package of others that is not there or broken; None where it is a module of ours."""
+    name = (error.name or "").split(".")[0]
+    return None if name in ("", "amaqctl") else name
 
 
 def _place(error: OSError) -> str | None:
