@@ -47,6 +47,7 @@ class AmaqError(Exception):
 
     exit_code = 1
     default_id = "INTERNAL"
+    problems: tuple[Problem, ...] = ()
 
     def __init__(
         self,
@@ -117,10 +118,25 @@ class InputError(AmaqError):
 
 
 class PluginError(AmaqError):
-    """A registered name is unknown, broken, or offered twice."""
+    """A registered name is unknown, broken, or offered twice.
+
+    ``problems`` has every such name of a profile where there are several, sorted by line.
+    """
 
     exit_code = 5
     default_id = "PLUGIN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: Sequence[Problem] = (),
+        where: str | None = None,
+        hint: str | None = None,
+        error_id: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint, error_id=error_id)
+        self.problems = tuple(sorted(problems))
 
 
 class QuantizationError(AmaqError):

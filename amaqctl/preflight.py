@@ -6,7 +6,7 @@ are light. The options of quantizers come later (`amaqctl.build`), since their c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,8 @@ def _paths(section: str, choice: PluginChoice) -> dict[Any, Path]:
 
 def _part_faults(loaded: LoadedProfile) -> Iterator[tuple[str, AmaqError]]:
     _, error = look_up(loaded, _load_light, _part_if_sound)
+    if isinstance(error, PluginError):  # whether other faults stand beside it, options tell
+        _, error = look_up(loaded, _load, _made)
     if error is not None:
         yield "", error
 
@@ -140,6 +142,22 @@ def _load_light(group: str, name: str) -> Any:
     """The part; None for a quantizer that there is, since importing one needs torch."""
     registry.find(group, name)
     return None if group == registry.QUANTIZERS else registry.load(group, name)
+
+
+def _load(group: str, name: str) -> Any:
+    if group != registry.QUANTIZERS:
+        return registry.load(group, name)
+    from amaqctl.quantizer import load_quantizer
+
+    return load_quantizer(name)
+
+
+def _made(group: str, name: str, cls: Any, options: dict[str, Any]) -> Any:
+    if group != registry.QUANTIZERS:
+        return _part_if_sound(group, name, cls, options)
+    from amaqctl.quantizer import resolve_quantizer
+
+    return resolve_quantizer(name, options)
 
 
 def _part_if_sound(_: str, name: str, cls: Any, options: dict[str, Any]) -> Part:
@@ -164,31 +182,54 @@ def look_up(
         make: the part by group, name, class and options.
 
     Returns:
-        The parts by section, and an error of all faults: a ``PluginError`` where one name is
-        unknown, broken or ambiguous and nothing else is wrong, else a ``ProfileError``.
-
-    Raises:
-        PluginError: from ``make``.
+        The parts by section, and an error of all faults: a ``PluginError`` where names, also in
+        the options of quantizers, are unknown, broken or ambiguous and nothing else is wrong,
+        else a ``ProfileError``.
     """
     problems: list[Problem] = []
-    unknown: list[PluginError] = []
+    unknown: list[tuple[PluginError, Problem]] = []
     found: dict[str, Any] = {}
     for section, choice in choices(loaded.profile).items():
         group = _GROUPS[section]
         try:
             cls = load(group, choice.name)
+            if cls is not None:
+                found[section] = make(group, choice.name, cls, choice.options)
         except PluginError as error:
-            place = loaded.problem_at(f"{section}.name", error.message)
-            unknown.append(PluginError(str(place), hint=error.hint, error_id=error.error_id))
-            problems.append(replace(place, message=f"{place.message} ({error.hint})"))
-            continue
-        if cls is None:
-            continue
-        try:
-            found[section] = make(group, choice.name, cls, choice.options)
+            unknown.append(_unknown(loaded, f"{section}.name", error))
         except ValidationError as error:
+            inner = _inner_plugin_errors(error) if group == registry.QUANTIZERS else []
+            if inner and len(inner) == error.error_count():
+                unknown += [_unknown(loaded, f"{section}.options.{at}", e) for at, e in inner]
+                continue
             known = cls.Config.model_fields
             problems += loaded.option_problems(section, error, known, choice.name)
-    if len(problems) == len(unknown) == 1:
-        return found, unknown[0]
-    return found, profile_error(problems) if problems else None
+    if problems:
+        return found, profile_error([*problems, *(problem for _, problem in unknown)])
+    return found, _plugin_error(unknown) if unknown else None
+
+
+def _inner_plugin_errors(error: ValidationError) -> list[tuple[str, PluginError]]:
+    from amaqctl.quantizer.choice import inner_plugin_errors  # options were checked: it is there
+
+    return inner_plugin_errors(error)
+
+
+def _unknown(loaded: LoadedProfile, path: str, error: PluginError) -> tuple[PluginError, Problem]:
+    """A name that cannot be had, at its place: as the only fault, and as one of several."""
+    place = loaded.problem_at(path, error.message)
+    alone = PluginError(str(place), problems=[place], hint=error.hint, error_id=error.error_id)
+    hint = f" ({error.hint})" if error.hint else ""
+    return alone, replace(place, message=f"{place.message}{hint}")
+
+
+def _plugin_error(unknown: Sequence[tuple[PluginError, Problem]]) -> PluginError:
+    """One error for names that cannot be had."""
+    first = unknown[0][0]
+    if len(unknown) == 1:
+        return first
+    return PluginError(
+        f"{len(unknown)} faults; the first: {first.message}",
+        problems=[problem for _, problem in unknown],
+        error_id=first.error_id,
+    )

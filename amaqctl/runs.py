@@ -5,8 +5,9 @@ Beside `amaqctl.build`, the second half of the composition root.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from amaqctl.engine.checkpoint import (
     step_of,
 )
 from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
-from amaqctl.engine.environment import environment, environment_differences
+from amaqctl.engine.environment import environment, environment_differences, gone_plugins
 from amaqctl.engine.identity import is_same
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.engine.run_search import RUNS, existing_run
-from amaqctl.errors import InputError, ResumeError
+from amaqctl.errors import InputError, PluginError, ProfileError, ResumeError
 from amaqctl.paths import Moved, shown
 from amaqctl.preflight import placed
 from amaqctl.profile import LoadedProfile, load_profile
@@ -81,7 +82,8 @@ def resumed(
         checkpoint = wanted or (all_[-1] if all_ else None)
         if checkpoint is not None and fault_of(checkpoint) is not None:
             raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
-        built = build(profile_of(run, overrides))
+        with _origins_told(run):
+            built = build(profile_of(run, overrides))
         _check_same(run, checkpoint, built)
         _check_unfinished(run, checkpoint, built)
         for difference in environment_differences(run.path / "environment.json"):
@@ -111,7 +113,8 @@ def for_evaluation(
     if run is None:
         return build(load_profile(text, overrides), limit), None, None
     choice = choose_checkpoint(run, checkpoint)
-    built = build(profile_of(run, overrides), limit)
+    with _origins_told(run):
+        built = build(profile_of(run, overrides), limit)
     load_weights(choice.path, built.contents)
     return built, run, choice
 
@@ -134,6 +137,19 @@ def profile_of(run: RunFolder, overrides: Sequence[str] = ()) -> LoadedProfile:
     before, now = run.run.get("folder"), run.path.absolute()
     is_moved = isinstance(before, str) and Path(before).is_absolute() and Path(before) != now
     return placed(loaded, Moved(Path(before), now) if is_moved else None)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _origins_told(run: RunFolder) -> Iterator[None]:
+    """A plugin that the run was made with and that is gone is named with its distribution."""
+    try:
+        yield
+    except (PluginError, ProfileError) as error:
+        said = " ".join([error.message, *map(str, error.problems)])
+        gone = gone_plugins(run.path / "environment.json", said) if "unknown" in said else None
+        if gone is not None:
+            error.hint = f"{gone}: install it again" + (f"; {error.hint}" if error.hint else "")
+        raise
 
 
 def _jump_of_learning_rate(run: RunFolder, checkpoint: Path | None, built: Built) -> str | None:

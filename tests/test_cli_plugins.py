@@ -85,7 +85,7 @@ def test_listing_names_state_origin_and_version_and_imports_nothing(site):
     [
         ("import no_such_module", "Mine", "No module named 'no_such_module'"),
         ("Other = 1", "Mine", "has no attribute 'Mine'"),
-        ("def Mine(): pass", "Mine", "has no Config"),
+        ("def Mine(): pass", "Mine", "is no subclass of amaqctl.quantizer.Quantizer"),
     ],
 )
 def test_a_broken_one_is_named_and_the_rest_goes_on(site, code, target, words):

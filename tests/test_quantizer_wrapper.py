@@ -188,7 +188,12 @@ def test_the_twin_follows_a_receiver_with_state_and_is_saved() -> None:
     ("options", "place", "words"),
     [
         ({"inner": {"name": "amak"}}, ("inner", "name"), "did you mean 'amaq'"),
-        ({"inner": {"options": {}}}, ("inner", "name"), "required"),
+        (
+            {"inner": {"optoins": {}, "name": "amaq"}},
+            ("inner", "optoins"),
+            "did you mean 'options'",
+        ),
+        ({"inner": {}}, ("inner", "name"), "required"),
         (
             {"inner": {"name": "amaq", "options": {"target_bit": 3}}},
             ("inner", "options", "target_bit"),
@@ -199,7 +204,7 @@ def test_the_twin_follows_a_receiver_with_state_and_is_saved() -> None:
             ("inner", "options", "scale"),
             "'tensor', 'token' or 'channel'",
         ),
-        ({"inner": {"name": "fixed", "bits": 3}}, ("inner", "bits"), "not permitted"),
+        ({"inner": {"name": "fixed", "bits": 3}}, ("inner", "bits"), "known here: name, options"),
     ],
 )
 def test_a_fault_of_the_inner_one_names_its_own_key(

@@ -27,8 +27,9 @@ def resolve_parts(loaded: LoadedProfile) -> Parts:
     """Look up every named part and validate its options; all faults are shown together.
 
     Raises:
-        PluginError: one name is unknown, broken or ambiguous, and nothing else is wrong.
-        ProfileError: options are wrong, or more than one thing is.
+        PluginError: names are unknown, broken or ambiguous, in options too, and nothing else is
+            wrong.
+        ProfileError: something else is wrong, alone or beside such names.
     """
     found, error = look_up(loaded, _load, _made)
     if error is not None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 
+from amaqctl.quantizer import QuantizerChoice, resolve_quantizer
+
 
 def described_options(config: type[BaseModel]) -> list[dict[str, str]]:
     """One entry for each option: ``option``, ``type``, ``default``, ``description``."""
@@ -16,7 +18,7 @@ def described_options(config: type[BaseModel]) -> list[dict[str, str]]:
     return [
         {
             "option": key,
-            "type": _legal(schemas[key]) if key in schemas else _annotated(field),
+            "type": _type(field, schemas.get(key)),
             "default": _default(field),
             "description": field.description or "",
         }
@@ -32,6 +34,12 @@ def _property_schemas(config: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return properties
 
 
+def _type(field: FieldInfo, schema: dict[str, Any] | None) -> str:
+    if field.annotation is QuantizerChoice:
+        return "quantizer: name and options"
+    return _annotated(field) if schema is None else _legal(schema)
+
+
 def _annotated(field: FieldInfo) -> str:
     annotation = field.annotation
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
@@ -41,7 +49,16 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, QuantizerChoice):
+        value = _choice(value)
     return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _choice(value: QuantizerChoice) -> dict[str, Any]:
+    """Name, and the options that are not that quantizer's own defaults."""
+    usual = resolve_quantizer(value.name).config.model_dump(mode="json")
+    options = {k: v for k, v in value.options.items() if k not in usual or usual[k] != v}
+    return {"name": value.name} | ({"options": options} if options else {})
 
 
 def _legal(schema: dict[str, Any]) -> str:

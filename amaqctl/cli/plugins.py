@@ -78,27 +78,20 @@ def _fault_of(name: str) -> PluginError | None:
 
 
 def _show(session: Session, name: str) -> None:
-    from pydantic import BaseModel
-
     from amaqctl.cli.plugin_options import described_options
+    from amaqctl.quantizer import load_quantizer
 
+    cls = load_quantizer(name)
     offer = registry.find(registry.QUANTIZERS, name)
-    cls = registry.load(registry.QUANTIZERS, name)
-    config = getattr(cls, "Config", None)
-    if not (isinstance(config, type) and issubclass(config, BaseModel)):
-        raise PluginError(
-            f"quantizer '{name}' of {offer.distribution} {offer.version} has no Config",
-            where=offer.target,
-            hint="let its entry point name a subclass of amaqctl.quantizer.Quantizer",
-            error_id="PLUGIN-BROKEN",
-        )
+    with offer.blamed("Config"):  # a default may be made by its own code
+        options = described_options(cls.Config)
     summary = (cls.__doc__ or "").strip().partition("\n")[0]
     data: dict[str, Any] = {
         "name": name,
         "from": offer.distribution,
         "version": offer.version,
         "summary": summary,
-        "options": described_options(config),
+        "options": options,
     }
     session.result(data, _options_text(data), "\n".join(o["option"] for o in data["options"]))
 

@@ -10,7 +10,7 @@ import typer
 from amaqctl.cli.console import render
 from amaqctl.cli.console.commands import Command, Group
 from amaqctl.cli.console.session import Json, Quiet, Set, Traceback, command
-from amaqctl.errors import Problem, ProfileError
+from amaqctl.errors import PluginError, Problem, ProfileError
 
 app = typer.Typer(cls=Group, help="List, show and check profiles.", no_args_is_help=True)
 
@@ -57,12 +57,16 @@ def check_profiles(
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
-    """Check profiles, options of installed quantizers and tasks included; exit 3 on a fault."""
+    """Check profiles, options of installed quantizers and tasks included; exit 3 on a fault.
+
+    Exit 5 where all that is wrong is a plugin that is unknown or broken.
+    """
     with command("amaqctl.profile-check/1", json=json, quiet=quiet, traceback=traceback) as session:
         from amaqctl.preflight import missing
-        from amaqctl.profile import load_profile
+        from amaqctl.profile import load_profile, profile_error
 
         problems: list[Problem] = []
+        errors: list[ProfileError | PluginError] = []
         for file in files:
             try:
                 loaded = load_profile(file, set_ or [])
@@ -71,11 +75,18 @@ def check_profiles(
                 resolve_parts(loaded)
                 for key, error in missing(loaded):
                     own = error.problems if isinstance(error, ProfileError) else ()
-                    problems += own or [loaded.problem_at(key, str(error))]
-            except ProfileError as error:
-                problems += error.problems
-        if problems:
-            raise ProfileError(f"{len(problems)} errors in {len(files)} files", problems=problems)
+                    found = own or [loaded.problem_at(key, str(error))]
+                    errors.append(profile_error(found))
+                    problems += found
+            except (ProfileError, PluginError) as error:
+                errors.append(error)
+                problems += error.problems or [Problem(0, 0, file, str(error))]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            message = f"{len(problems)} errors in {len(files)} files"
+            is_plugins = all(isinstance(error, PluginError) for error in errors)
+            raise (PluginError if is_plugins else ProfileError)(message, problems=problems)
         session.result({"checked": files}, f"{len(files)} checked, no faults", "")
 
 

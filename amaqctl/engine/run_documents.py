@@ -147,8 +147,21 @@ class Manifest(RootModel[dict[_PlainName, _WrittenFile]]):
     """``COMPLETE``: every file of a checkpoint as it was written."""
 
 
-class EnvironmentDocument(RootModel[dict[str, JsonValue]]):
-    """``environment.json``: versions and machine, by name."""
+class _PluginOrigin(_Document):
+    distribution: str
+    version: str
+
+
+class EnvironmentDocument(_Document):
+    """``environment.json``: versions and machine, by name.
+
+    ``plugins`` has the origin of each part by its name; in version 0.1.0, versions by distribution.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    plugins: dict[str, _PluginOrigin | str] | None = None
 
 
 class _ResolvedOptions(_Document):

@@ -188,10 +188,7 @@ def plugins(is_loading: bool) -> list[Finding]:
         faults: list[PluginError] = []
         for name in count:
             try:
-                if is_loading:
-                    registry.load(group, name)
-                else:
-                    registry.find(group, name)
+                _look_at(group, name, is_loading)
             except PluginError as error:
                 faults.append(error)
         kind = group.removeprefix("amaqctl.")
@@ -207,3 +204,19 @@ def plugins(is_loading: bool) -> list[Finding]:
         data = {"offers": listed, "loaded": is_loading, "faults": [str(f) for f in faults]}
         found.append(Finding(kind, state, text, hint, data))
     return found
+
+
+def _look_at(group: str, name: str, is_loading: bool) -> None:
+    """Find a part, or load it and see that it is one.
+
+    Raises:
+        PluginError: it is offered twice, cannot be imported, or is something else.
+    """
+    if not is_loading:
+        registry.find(group, name)
+    elif group == registry.QUANTIZERS:
+        from amaqctl.quantizer import load_quantizer
+
+        load_quantizer(name)
+    else:
+        registry.load(group, name)

@@ -191,6 +191,8 @@ def _option_fault(
     path: KeyPath = (*base, *detail["loc"])
     if detail["type"] == "missing":
         return path, f"required option of {owner} is missing"
+    if detail["type"] == "missing_option":  # of an inner quantizer; see amaqctl.quantizer.choice
+        return path, detail["msg"]
     # Past what was written pydantic's location names types, such as 'list[int]'.
     written = tree.written_part(path)
     path = written if len(written) >= len(base) else base

@@ -107,7 +107,7 @@ def _put(tree: Tree, path: KeyPath, value: Node, mark: Mark) -> None:
             tree.problems.append(mark.problem(f"{dotted(head)}: mapping needed, holds {shown}"))
             return
         node = child
-    if section_at(path[:-1]) is PluginChoice and path[-1] == "name":
+    if path[-1] == "name" and (section_at(path[:-1]) is PluginChoice or _is_choice(node, path)):
         _rename(node, value)
     node.put(str(path[-1]), value, mark)
 
@@ -127,6 +127,11 @@ def _unwritten(tree: Tree, path: KeyPath, mark: Mark) -> Mapping:
             assert isinstance(node, Mapping)
             return node
     return Mapping(mark)
+
+
+def _is_choice(node: Mapping, path: KeyPath) -> bool:
+    """Whether an option is a quantizer of its own: a name and options, among options."""
+    return "options" in path and node.entries.keys() == {"name", "options"}
 
 
 def _rename(choice: Mapping, name: Node) -> None:

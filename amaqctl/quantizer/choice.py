@@ -15,13 +15,22 @@ fault in it is told at its own path, ``inner.options.target_bits``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from amaqctl import registry
 from amaqctl.errors import PluginError
@@ -30,6 +39,10 @@ from amaqctl.quantizer.contract import Quantizer, QuantizerConfig
 from amaqctl.quantizer.end import QuantizerEnd
 from amaqctl.quantizer.site import Site
 from amaqctl.registry import Offer
+
+_MISSING = "missing_option"  # a finding: a key that an inner quantizer needs is not there
+_PLUGIN = "plugin"  # a finding: a quantizer that cannot be had
+_PYDANTICS_OWN = frozenset(get_args(core_schema.ErrorType))
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,14 @@ def resolve_quantizer(name: str, options: Mapping[str, Any] | None = None) -> Re
             fault = error
         else:
             return ResolvedQuantizer(offer, cls, config)
+    for key, inner in inner_plugin_errors(fault):
+        if key.split(".")[0] not in (options or {}):  # a default of its own brought it up
+            raise PluginError(
+                f"quantizer '{name}' of {offer.distribution} {offer.version} has another as its "
+                f"default: {inner.message}",
+                hint=inner.hint,
+                error_id=inner.error_id,
+            ) from fault
     raise fault
 
 
@@ -137,8 +158,7 @@ class QuantizerChoice(BaseModel):
         try:
             load_quantizer(name)
         except PluginError as error:
-            text = f"{error.message} ({error.hint})"
-            raise PydanticCustomError("quantizer", "{text}", {"text": text}) from error
+            raise _finding(error) from error
         return name
 
     @field_validator("options")
@@ -150,24 +170,69 @@ class QuantizerChoice(BaseModel):
         try:
             config = resolve_quantizer(name, options).config
         except ValidationError as error:
-            raise _in_words(error, name) from error
+            known = load_quantizer(name).Config.model_fields
+            raise _in_words(error, f"option of {name}", known) from error
+        except PluginError as error:
+            raise _finding(error) from error
         return config.model_dump(mode="json")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise _in_words(error, "key", cls.model_fields) from error
 
     def resolved(self) -> ResolvedQuantizer:
         """What it stands for; it was validated."""
         return resolve_quantizer(self.name, self.options)
 
 
-def _in_words(error: ValidationError, owner: str) -> ValidationError:
-    """The same findings, an unknown option with the nearest known one."""
-    known = list(load_quantizer(owner).Config.model_fields)
+def _finding(error: PluginError) -> PydanticCustomError:
+    said = {"text": error.message, "hint": error.hint or "", "id": error.error_id}
+    return PydanticCustomError(_PLUGIN, "{text} ({hint})", said)
+
+
+def inner_plugin_errors(error: ValidationError) -> list[tuple[str, PluginError]]:
+    """Names among faults of options that cannot be had, with their keys: ``inner.name``."""
+    return [
+        (
+            ".".join(map(str, detail["loc"])),
+            PluginError(
+                detail["ctx"]["text"], hint=detail["ctx"]["hint"], error_id=detail["ctx"]["id"]
+            ),
+        )
+        for detail in error.errors(include_url=False)
+        if detail["type"] == _PLUGIN
+    ]
+
+
+def _in_words(error: ValidationError, what: str, known: Iterable[str]) -> ValidationError:
+    """The same findings; those of a key itself with the words of its owner.
+
+    Args:
+        what: a key is: ``option of amaq``. known: keys that there are.
+    """
+    known = list(known)
     lines: list[InitErrorDetails] = []
     for detail in error.errors(include_url=False):
-        words = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
+        kind: str | PydanticCustomError = detail["type"]
+        if kind == "extra_forbidden" and len(detail["loc"]) == 1:
             near = nearest(str(detail["loc"][0]), known)
-            guess = f"did you mean '{near}'?" if near else f"known options: {listed(known)}"
-            words = f"unknown option of {owner}, {guess}"
-        kind = PydanticCustomError("option", "{words}", {"words": words})
-        lines.append(InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"]))
-    return ValidationError.from_exception_data(owner, lines)
+            guess = f"did you mean '{near}'?" if near else f"known here: {listed(known)}"
+            words = f"unknown {what}, {guess if known else 'it has none'}"
+            kind = PydanticCustomError("option", "{words}", {"words": words})
+        elif kind == "missing" and len(detail["loc"]) == 1:
+            words = f"required {what} is missing"
+            kind = PydanticCustomError(_MISSING, "{words}", {"words": words})
+        elif kind not in _PYDANTICS_OWN:
+            # The text is written already; braces in it are none to be filled.
+            context = dict(detail.get("ctx", {}))
+            context["words"] = detail["msg"]
+            kind = PydanticCustomError(detail["type"], "{words}", context)
+        line = InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"])
+        if isinstance(kind, str) and "ctx" in detail:
+            line["ctx"] = detail["ctx"]
+        lines.append(line)
+    return ValidationError.from_exception_data(what, lines)

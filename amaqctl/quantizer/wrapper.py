@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from amaqctl.bits import BitAllocation
@@ -47,6 +47,19 @@ class Wrapper(Quantizer):
             default_factory=lambda: QuantizerChoice(name="amaq", options={}),
             description="the quantizer behind it: name and options",
         )
+
+        @field_validator("inner", mode="before")
+        @classmethod
+        def _default_by_parts(cls, value: Any) -> Any:
+            """Options without a name change those of the default, as ``--set`` may."""
+            if not isinstance(value, Mapping) or "name" in value or "options" not in value:
+                return value
+            default = cls.model_fields["inner"].get_default(call_default_factory=True)
+            if not isinstance(default, QuantizerChoice):
+                return value
+            own = value["options"]
+            options = {**default.options, **own} if isinstance(own, Mapping) else own
+            return {"name": default.name, **value, "options": options}
 
     column: ClassVar[str | None] = None
 

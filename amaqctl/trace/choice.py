@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from amaqctl import registry
-from amaqctl.errors import UsageError
+from amaqctl.errors import PluginError, UsageError
 from amaqctl.nearest import listed, nearest
 from amaqctl.quantizer import (
     QuantizerConfig,
@@ -20,6 +20,7 @@ from amaqctl.quantizer import (
     load_quantizer,
     resolve_quantizer,
 )
+from amaqctl.quantizer.choice import inner_plugin_errors
 
 _USUAL_BITS = 4
 
@@ -64,12 +65,18 @@ def choice_of(label: str, name: str, options: Mapping[str, Any]) -> Choice:
         label: as it was typed.
 
     Raises:
-        PluginError: the name is unknown, broken or ambiguous.
+        PluginError: the name, or one in its options, is unknown, broken or ambiguous.
         UsageError: an option is unknown or out of range.
     """
     try:
         return Choice(label, resolve_quantizer(name, options))
     except ValidationError as error:
+        inner = inner_plugin_errors(error)
+        if inner and len(inner) == error.error_count():
+            key, found = inner[0]
+            raise PluginError(
+                f"-q {label}: {key}: {found.message}", hint=found.hint, error_id=found.error_id
+            ) from error
         fault = _fault(error, list(load_quantizer(name).Config.model_fields), name)
         raise UsageError(
             f"-q {label}: {fault}",
@@ -79,7 +86,11 @@ def choice_of(label: str, name: str, options: Mapping[str, Any]) -> Choice:
 
 
 def usual_choices() -> list[Choice]:
-    """Every built-in with a width to set, at 4 bits."""
+    """Every built-in with a width to set, at 4 bits.
+
+    The options are this package's own, so their names are known; a stranger's quantizer takes
+    part by ``-q``, whose options its user knows.
+    """
     choices = []
     for offer in registry.offers(registry.QUANTIZERS):
         if not offer.built_in:

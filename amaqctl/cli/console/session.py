@@ -20,7 +20,7 @@ import typer
 
 from amaqctl.cli.console.interrupt import MESSAGE, has_come, watch
 from amaqctl.cli.console.streams import READER_GONE, give_up, say
-from amaqctl.errors import AmaqError, InputError, ProfileError, ResourceError, is_of_memory
+from amaqctl.errors import AmaqError, InputError, ResourceError, is_of_memory
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare result only.")]
@@ -75,7 +75,7 @@ class Session:
 
     def failure(self, error: AmaqError) -> None:
         """Print an error: one line, its hint, and in JSON the document."""
-        if isinstance(error, ProfileError) and error.problems:
+        if error.problems:
             for problem in error.problems:
                 say(f"error: {_one_line(str(problem))}")
         else:
@@ -85,7 +85,7 @@ class Session:
         if self.json:
             body: dict[str, Any] = {"id": error.error_id, "message": error.message}
             body |= {"where": error.where, "hint": error.hint}
-            if isinstance(error, ProfileError) and error.problems:
+            if error.problems:
                 body["problems"] = [str(problem) for problem in error.problems]
             # The error itself says how the program ends, not a stdout that cannot be written.
             with contextlib.suppress(ResourceError, typer.Exit):
