@@ -13,6 +13,7 @@ machine made it; one of another machine, or from before a restart, must also be 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 
 _PREFIX = ".tmp-amaqctl-"
 _DAY_SECONDS = 86400
+_MOST_TRIES = 100
 _NAME_LENGTH = 40  # of the target's, so that the whole stays within what a name may have
 
 
@@ -66,22 +68,26 @@ def sweep(folder: Path, older_patterns: tuple[str, ...] = ()) -> None:
 
 
 def _claimed(target: Path) -> tuple[Path, int]:
-    """A new folder and the open handle that holds its lock."""
-    while True:
+    """A new folder and the open handle that holds its lock.
+
+    Raises:
+        OSError: it cannot be made there; or each of many was deleted before it could be locked.
+    """
+    for _ in range(_MOST_TRIES):
         unique = f"{_own_prefix()}{secrets.token_hex(8)}-{target.name[:_NAME_LENGTH]}"
         place = target.with_name(unique)
         try:
             place.mkdir()
-            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileExistsError:
             continue
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
-            if not target.parent.is_dir():
-                raise
             continue  # a sweeper came between the two calls, and deleted it
         if _locked(handle) is not False and _is_at(handle, place):
             return place, handle
         os.close(handle)  # a sweeper has it, and deletes it
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target.parent))
 
 
 def _locked(handle: int) -> bool | None:
