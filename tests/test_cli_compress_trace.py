@@ -77,7 +77,7 @@ def test_roles_and_quiet(trace):
 def test_a_run_with_one_trace_stands_for_it(trace, tmp_path):
     folder = tmp_path / "run"
     (folder / "traces").mkdir(parents=True)
-    (folder / "run.json").write_text("{}")
+    (folder / "run.json").write_text('{"schema": "amaqctl.run/1"}')
     none = run(str(folder))
     assert none.exit_code == 4
     assert "amaqctl compress-trace --record" in none.stderr

@@ -85,7 +85,7 @@ def test_a_fault_is_a_line_and_with_strict_exit_8(no_training, monkeypatch):
 
 
 def test_a_training_that_fails_is_a_fault(monkeypatch):
-    monkeypatch.setattr(examination, "_TINY", ["model.id=tiny", "optimizer.lr=1e30"])
+    monkeypatch.setattr(examination, "_TINY", ["model.id=tiny", "optimizer.lr=1e6"])
     finding = next(f for f in _report() if f["name"] == "training")
     assert finding["state"] == "fault"
     assert "not finite" in finding["text"]

@@ -235,7 +235,7 @@ def test_a_mistake_is_one_clear_line_and_changes_nothing(mistake, place):
 
 
 def test_a_run_that_diverges_says_so_and_keeps_what_it_measured(place):
-    result = run(*TRAIN, "--set", "optimizer.lr=1e30")
+    result = run(*TRAIN, "--set", "optimizer.lr=1e6", "--set", "model.dtype=float16")
     assert result.exit_code == 6
     assert "not finite" in result.stderr
     assert "Traceback" not in result.stderr
@@ -272,7 +272,7 @@ DAMAGE = {
         b'\xff\n5\n[]\n{"kind": []}\n{"kind": "eval", "step": "x"}\n',
         ["eval", "done", "--checkpoint", "best"],
         4,
-        "usable steps: 3",
+        "done/metrics.jsonl:1: no record of a run",
     ),
     "bits cut off": ("done/bits/final.npz", b"PK\x03\x04", ["inspect-bits", "done"], 4, "final"),
     "bits empty": ("done/bits/final.npz", b"", ["inspect-bits", "done"], 4, "final.npz"),
@@ -304,8 +304,14 @@ def test_a_torn_trace_is_named_by_its_record(place):
     check(place, ["compress-trace", "good.trace", "-q", "none"], 4, "good.trace: record 3")
 
 
-def test_rubbish_in_the_metrics_does_not_hide_the_last_checkpoint(place):
-    Path("done/metrics.jsonl").write_bytes(b'\xff\n{"kind": "eval", "step": 3}\n')
+def test_rubbish_in_the_metrics_is_named_and_can_be_taken_out(place):
+    path = Path("done/metrics.jsonl")
+    good = path.read_bytes()
+    path.write_bytes(b"\xff\n" + good)
+    result = run("eval", "done", "--limit", "1")
+    assert result.exit_code == 4
+    assert "hint: take this line out; the checkpoints" in result.stderr
+    path.write_bytes(good)
     result = run("eval", "done", "--limit", "1", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["data"]["step"] == 3

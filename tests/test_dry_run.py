@@ -176,7 +176,11 @@ def test_quiet_is_the_bytes_of_the_run_alone(tmp_path, monkeypatch):
 
 MISTAKES = [
     (["quickstart", "--set", "model.id=tiny", "--set", "lora.alhpa=3"], 3, "did you mean 'alpha'?"),
-    (["quickstart", "--set", "model.id=tiny", "--set", "optimizer.lr=1e30"], 6, "not finite"),
+    (
+        ["quickstart", "--set=model.id=tiny", "--set=model.dtype=float16", "--set=optimizer.lr=1e6"],
+        6,
+        "NaN or infinity",
+    ),
     (["words-fixed", *SHORT, "--set", "train.batch_size=31"], 4, "do not fill one batch"),
     (["words-fixed", *SHORT, "--out", "taken"], 4, "never overwritten"),
     (["--resume", "taken"], 2, "--dry-run goes with a profile"),

@@ -203,8 +203,6 @@ EARLY = [
     (["train", "p.yaml", "--set", "model.id=~/nope"], 4, "~/nope: no such model folder"),
     (["train", "p.yaml", "--set", "split.cuts=[9]"], 3, "cut 9 lies outside the model's 8"),
     (["train", "quickstart", "--set", "split.cuts=[99]"], 3, "outside the model's 30"),
-    (["train", "p.yaml", "--set", "quantizers.gradient.name=grup"], 5, "unknown quantizer 'grup'"),
-    (["train", "p.yaml", "--set", "task.name=txt"], 5, "unknown task 'txt'"),
     (["train", "p.yaml", "--set", "task.options.trian=3"], 3, "did you mean 'train'"),
     (["train", "p.yaml", "--set", "lora.r=0"], 3, "lora.r"),
     (["train", "--resume", "nope"], 4, "there is no run 'nope'"),

@@ -89,7 +89,7 @@ def test_an_existing_file_is_kept(tmp_path):
 
 
 def test_a_run_that_diverges_leaves_nothing(tmp_path):
-    more = [*TINY, "optimizer.lr=1e30"]
+    more = [*TINY, "optimizer.lr=1e6", "model.dtype=float16"]
     prepared = recording.prepare("quickstart", more, 0, 4, GIB)
     with pytest.raises(DivergedError):
         recording.record(prepared, tmp_path / "a.trace", lambda step: None)
