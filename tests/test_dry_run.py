@@ -177,7 +177,12 @@ def test_quiet_is_the_bytes_of_the_run_alone(tmp_path, monkeypatch):
 MISTAKES = [
     (["quickstart", "--set", "model.id=tiny", "--set", "lora.alhpa=3"], 3, "did you mean 'alpha'?"),
     (
-        ["quickstart", "--set=model.id=tiny", "--set=model.dtype=float16", "--set=optimizer.lr=1e6"],
+        [
+            "quickstart",
+            "--set=model.id=tiny",
+            "--set=model.dtype=float16",
+            "--set=optimizer.lr=1e6",
+        ],
         6,
         "NaN or infinity",
     ),
