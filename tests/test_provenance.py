@@ -201,3 +201,26 @@ def test_merged_weights_have_the_type_that_was_trained_on(place: Path) -> None:
     dtypes = {t.dtype for t in load_file(place / "out" / "model.safetensors").values()}
     assert dtypes == {torch.float16}
     assert json.loads((place / "out" / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_another_configuration_is_another_base(place: Path) -> None:
+    path = place / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config))  # the same values, written otherwise
+    assert document(run("eval", place / "run", "--json"))["data"]["changed_since_training"] == []
+    path.write_text(json.dumps({**config, "hidden_act": "relu"}))
+    said = "the base is not the one that the run was trained on: config.json differs"
+    assert document(run("eval", place / "run", "--json"))["data"]["changed_since_training"] == [
+        said
+    ]
+    merged = run("export", place / "run", "--to", place / "out", "--merge")
+    assert merged.exit_code == 4
+    assert "config.json differs" in merged.stderr
+    resumed = run("train", "--resume", place / "run", "--max-steps", "9")
+    assert resumed.exit_code == 9
+
+
+def test_the_home_of_nobody_is_no_model_folder(place: Path) -> None:
+    result = run("train", place / "p.yaml", "--set", "model.id=~nobody-of-this-name/m")
+    assert result.exit_code == 4
+    assert "no such model folder" in result.stderr

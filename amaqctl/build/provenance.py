@@ -15,7 +15,7 @@ from amaqctl.build.parts import resolve_parts
 from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.errors import AmaqError
 from amaqctl.model.source import ModelSource
-from amaqctl.model.weight_files import weights_sha256
+from amaqctl.model.weight_files import base_sha256
 from amaqctl.profile import LoadedProfile
 
 
@@ -26,7 +26,7 @@ def identity(built: Built) -> dict[str, Any]:
     for section, key in (("train", "seed"), ("model", "id"), ("model", "revision")):
         profile[section].pop(key)  # told beside the profile
     facts, stages = built.facts(), built.engine.stages
-    weights = {"weights": weights_digest(stages), "files": weights_sha256(built.source)}
+    weights = {"weights": weights_digest(stages), "files": base_sha256(built.source)}
     told: dict[str, Any] = {
         "model": {**facts["model"], **weights},
         "data": facts["data"],
@@ -91,7 +91,7 @@ def base_now(source: ModelSource) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
-    facts = {"id": source.model_id, "files": weights_sha256(source)}
+    facts = {"id": source.model_id, "files": base_sha256(source)}
     return {"model": facts}
 
 

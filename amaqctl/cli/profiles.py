@@ -70,14 +70,14 @@ def check_profiles(
         for file in files:
             try:
                 loaded = load_profile(file, set_ or [])
-                from amaqctl.build import resolve_parts  # after the cheap faults: it needs torch
-
-                resolve_parts(loaded)
                 for key, error in missing(loaded):
                     own = error.problems if isinstance(error, ProfileError) else ()
                     found = own or [loaded.problem_at(key, str(error))]
                     errors.append(profile_error(found))
                     problems += found
+                from amaqctl.build import resolve_parts  # after the cheap faults: it needs torch
+
+                resolve_parts(loaded)
             except (ProfileError, PluginError) as error:
                 errors.append(error)
                 problems += error.problems or [Problem(0, 0, file, str(error))]

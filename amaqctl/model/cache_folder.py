@@ -22,7 +22,7 @@ MANIFEST = "MANIFEST.json"
 
 def cache_root() -> Path:
     """``AMAQCTL_CACHE``, or the platform's cache folder for amaqctl."""
-    return Path(os.environ.get("AMAQCTL_CACHE") or user_cache_dir("amaqctl"))
+    return Path(os.path.expanduser(os.environ.get("AMAQCTL_CACHE") or user_cache_dir("amaqctl")))
 
 
 def materialise(name: str, write: Callable[[Path], None]) -> Path:

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def check_model_id(model_id: str) -> None:
     """
     if model_id in (packaged.MODEL_ID, TINY) or model_folder(model_id) is not None:
         return
-    path = Path(model_id).expanduser()
+    path = Path(os.path.expanduser(model_id))  # an unknown user stays as typed
     if model_id and path.exists():
         raise _no_model(model_id, "is a file; a model is a folder", path)
     if not _HUB_ID.fullmatch(model_id) or model_id.startswith("."):

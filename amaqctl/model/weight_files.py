@@ -6,6 +6,7 @@ Pickled weights (``pytorch_model.bin``) are never read. A shard lies in the mode
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from amaqctl.errors import InputError
 from amaqctl.model.folder import INDEX, WEIGHTS, check_folder, read_object
 from amaqctl.model.reading import reading
 from amaqctl.model.source import ModelSource
+
+_CONFIG = "config.json"
+_NOT_COMPUTED_WITH = ("transformers_version", "_name_or_path")
 
 
 @contextmanager
@@ -34,17 +38,25 @@ def open_weights(source: ModelSource) -> Iterator[Mapping[str, Any]]:
         yield tensors
 
 
-def weights_sha256(source: ModelSource) -> dict[str, str]:
-    """SHA-256, in hex, of each weight file by its name.
+def base_sha256(source: ModelSource) -> dict[str, str]:
+    """SHA-256, in hex, of each file that a base computes with, by its name.
+
+    Of the configuration, which says what is done with the weights, the values count, and not how
+    they are written.
 
     Raises:
-        InputError: there are none, or one cannot be read.
+        InputError: there are no weights, or a file cannot be read.
     """
     with reading(source, "weights"):
         digests = {}
         for path in _paths(source):
             with path.open("rb") as file:
                 digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        config = find_file(source, _CONFIG)
+        if config is not None:
+            values = {k: v for k, v in read_object(config).items() if k not in _NOT_COMPUTED_WITH}
+            text = json.dumps(values, sort_keys=True)
+            digests[_CONFIG] = hashlib.sha256(text.encode()).hexdigest()
         return digests
 
 

@@ -89,8 +89,11 @@ class QuantizerEnd:
                 due = f"{quantized.dtype} of shape {tuple(quantized.shape)}"
                 self._fail("dequantize", context, f"decoded {due} to {_said(value)}")
             if not bool(value.isfinite().all()):
+                # Of a stranger's end, whose it is; with a peer, a message may be what made it.
+                offer = self.offer
+                of = "" if offer.built_in else f" of {offer.distribution} {offer.version}"
                 raise QuantizationError(
-                    f"'{self.offer.name}' decodes to NaN or infinity", where=context.place
+                    f"'{offer.name}'{of} decodes to NaN or infinity", where=context.place
                 )
         return value.detach()
 
