@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+
+from amaqctl.engine.bits_report import SiteReport, report_arrays
 
 NUM_CHANNELS = 96
 CUTS = (8, 12, 16)
@@ -34,7 +35,7 @@ def widths(link: int, step: int, shift: int = 0) -> np.ndarray:
 
 
 def sites(step: int, shift: int = 0) -> dict[str, np.ndarray]:
-    """What a run saves at a step."""
+    """The widths that a run saves at a step."""
     found = {}
     for link in range(len(CUTS)):
         found[f"link{link}.activation.channel"] = widths(link, step, shift)
@@ -42,12 +43,35 @@ def sites(step: int, shift: int = 0) -> dict[str, np.ndarray]:
     return found
 
 
+def reports(shift: int = 0) -> dict[tuple[int, str], SiteReport]:
+    """What the senders said: the activations' what they aim at and measured, as `amaq` does."""
+    found = {}
+    for link in range(len(CUTS)):
+        ripple = np.arange(NUM_CHANNELS) % 3 / 2 - 0.5
+        wanted = widths(link, STEPS[-1], shift) + ripple
+        found[link, "activation"] = SiteReport(
+            bits_a_value=4.5,
+            has_codes=True,
+            target_bits=4.0,
+            legal_bits=(2, 8),
+            range_K=np.full(NUM_CHANNELS, 3.0, np.float32),
+            gradient_energy_K=(4.0 ** (wanted - 8)).astype(np.float32),
+        )
+        found[link, "gradient"] = SiteReport(6.5, has_codes=True, legal_bits=(6, 6))
+    return found
+
+
+def members(step: int, shift: int = 0) -> dict[str, np.ndarray]:
+    """All that a run saves at a step."""
+    return {**sites(step, shift), **report_arrays(reports(shift))}
+
+
 def make_run(folder: Path, shift: int = 0, is_done: bool = True) -> Path:
-    """A finished run of 60 steps, with state whose sensitivity is the width plus a ripple."""
+    """A finished run of 60 steps, whose last reports ask for the width plus a ripple."""
     bits = folder / "bits"
     bits.mkdir(parents=True)
     for step in STEPS:
-        np.savez_compressed(bits / f"step-{step:06d}.npz", **sites(step, shift))
+        np.savez_compressed(bits / f"step-{step:06d}.npz", **members(step, shift))
     run: dict[str, object] = {"schema": "amaqctl.run/1", "id": "b21e", "name": folder.name}
     (folder / "profile.yaml").write_text(PROFILE)
     losses = {0: 5.0, 20: 3.0, 40: 2.0, 60: 2.5}
@@ -55,25 +79,6 @@ def make_run(folder: Path, shift: int = 0, is_done: bool = True) -> Path:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     if is_done:
         run["result"] = {"steps": STEPS[-1]}
-        np.savez_compressed(bits / "final.npz", **sites(STEPS[-1], shift))
-        write_state(folder / "quantizer", shift)
+        np.savez_compressed(bits / "final.npz", **members(STEPS[-1], shift))
     (folder / "run.json").write_text(json.dumps(run))
     return folder
-
-
-def write_state(folder: Path, shift: int = 0) -> None:
-    """What the senders measured, and their options."""
-    folder.mkdir(parents=True)
-    tensors: dict[str, np.ndarray] = {}
-    options = {}
-    for link in range(len(CUTS)):
-        place = f"link{link}.activation.sender"
-        ripple = np.arange(NUM_CHANNELS) % 3 / 2 - 0.5
-        wanted = widths(link, STEPS[-1], shift) + ripple
-        tensors[f"{place}.harm.gradient_energy_K"] = (4.0 ** (wanted - 8)).astype(np.float32)
-        tensors[f"{place}.harm.range_energy_K"] = np.full(NUM_CHANNELS, 9.0, dtype=np.float32)
-        tensors[f"link{link}.gradient.sender.memory"] = np.zeros(4, dtype=np.float32)
-        options[place] = {"options": {"min_bits": 2, "max_bits": 8, "target_bits": 4.0}}
-        options[f"link{link}.gradient.sender"] = {"options": {"bits": 6, "group_size": 64}}
-    save_file(tensors, folder / "quantizer.safetensors")
-    (folder / "options.json").write_text(json.dumps(options))

@@ -3,23 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from bit_runs import NUM_CHANNELS, make_run, sites, widths, write_state
+from bit_runs import NUM_CHANNELS, make_run, sites, widths
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
-from amaqctl.engine.bits_history import choose_snapshot, read_history, read_snapshot
-from amaqctl.engine.bits_sensitivity import (
-    Sensitivity,
-    of_site,
-    pearson,
-    ranks,
-    read_sensitivities,
-    state_file,
-)
+from amaqctl.engine.bits_history import SiteWidths, choose_snapshot, read_history, read_snapshot
+from amaqctl.engine.bits_report import SiteReport, report_arrays
+from amaqctl.engine.bits_sensitivity import of_site, pearson, ranks
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError
 
@@ -149,71 +143,111 @@ def test_a_run_without_widths_says_so(run):
         choose_snapshot(run, "final")
 
 
-def test_the_sensitivity_is_that_of_the_means_in_the_state(run):
-    found = read_sensitivities(run.path / "quantizer" / "quantizer.safetensors")
-    assert sorted(found) == [(0, "activation"), (1, "activation"), (2, "activation")]
-    measured = found[1, "activation"]
+def measured_of(run, link, role="activation"):
+    snapshot = choose_snapshot(run, "final")
+    site = next(s for s in snapshot.sites if (s.link, s.role) == (link, role))
+    return of_site(snapshot.report(link, role), site)
+
+
+def test_the_sensitivity_is_that_of_the_report(run):
+    measured = measured_of(run, 1)
     assert measured.range_K == pytest.approx(np.full(NUM_CHANNELS, 3.0))
     widths_K = widths(1, 60)
     ripple_K = np.arange(NUM_CHANNELS) % 3 / 2 - 0.5
     assert measured.gradient_energy_K == pytest.approx(4.0 ** (widths_K + ripple_K - 8), rel=1e-6)
     # 1/2 log2(4^(w-8) · 9) = w - 8 + log2 3, so what is asked for is the width and its ripple.
     assert measured.asked_bits_K(widths_K) == pytest.approx(widths_K + ripple_K, abs=1e-5)
+    assert measured_of(run, 1, "gradient") is None
 
 
-def test_columns_that_were_never_seen_do_not_count(tmp_path):
-    path = tmp_path / "q.safetensors"
-    place = "link0.activation.sender"
-    arrays = {
-        "gradient_energy_K": np.array([4, 1, 0, 9], np.float32),
-        "range_energy_K": np.array([4, 4, 0, 9], np.float32),
-    }
-    save_file({f"{place}.harm.{key}": value for key, value in arrays.items()}, path)
-    measured = read_sensitivities(path)[0, "activation"]
-    widths_K = np.array([3, 2, 8, 4], np.uint8)
+def reported(range_K, energy_K) -> SiteReport:
+    vectors = (np.asarray(values, np.float32) for values in (range_K, energy_K))
+    return SiteReport(4.0, True, None, None, None, *vectors)
+
+
+def test_columns_that_were_never_seen_do_not_count():
+    site = SiteWidths(0, "activation", "channel", np.array([3, 2, 8, 4], np.uint8))
+    measured = of_site(reported([2, 2, 0, 3], [4, 1, 0, 9]), site)
     assert np.isnan(measured.log_sensitivity_K).tolist() == [False, False, True, False]
-    assert measured.correlations(widths_K)[0] == pytest.approx(1.0)
-
-
-def test_quantizers_that_measure_nothing_give_nothing(tmp_path):
-    path = tmp_path / "q.safetensors"
-    place = "link0.activation.sender"
-    zeros = np.zeros(4, np.float32)
-    energies = ("harm.gradient_energy_K", "harm.range_energy_K")
-    save_file({f"{place}.{key}": zeros for key in energies}, path)
-    assert read_sensitivities(path) == {}
-    save_file({f"{place}.memory": zeros}, path)
-    assert read_sensitivities(path) == {}
-
-
-@pytest.mark.parametrize("content", [None, b"", b"\xff" * 64])
-def test_an_unreadable_state_is_named(tmp_path, content):
-    path = tmp_path / "q.safetensors"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        read_sensitivities(path)
-    assert caught.value.error_id == "INPUT-QUANTIZER-STATE"
-    assert caught.value.hint
-
-
-def test_the_state_of_a_checkpoint_is_taken_where_it_was_kept(run):
-    own = run.path / "checkpoints" / "step-000040"
-    assert state_file(run, choose_snapshot(run, "40")).parent.name == "quantizer"
-    write_state(own)
-    assert state_file(run, choose_snapshot(run, "40")).parent == own
-    assert state_file(run, choose_snapshot(run, "final")).parent.name == "quantizer"
+    assert measured.correlations(site.widths_C)[0] == pytest.approx(1.0)
+    assert of_site(reported([0] * 4, [0] * 4), site) is None
+    assert of_site(reported([1] * 4, [1] * 3), site) is None
+    assert of_site(None, site) is None
 
 
 def test_positions_may_be_fewer_than_were_measured(run):
-    snapshot = choose_snapshot(run, "final")
-    channel = snapshot.sites[0]
-    longer = Sensitivity(np.arange(1.0, 101), np.arange(1.0, 101))
-    assert of_site({(0, "activation"): longer}, channel) is None
+    channel = choose_snapshot(run, "final").sites[0]
+    longer = reported(np.arange(1.0, 101), np.arange(1.0, 101))
+    assert of_site(longer, channel) is None
     position = type(channel)(0, "activation", "position", channel.widths_C)
-    found = of_site({(0, "activation"): longer}, position)
-    assert found is not None
-    assert found.range_K.tolist() == list(range(1, 97))
+    assert of_site(longer, position).range_K.tolist() == list(range(1, 97))
+
+
+def test_reports_come_back_as_they_were_said(tmp_path):
+    path = tmp_path / "final.npz"
+    rotated = replace(reported([1, 2], [3, 4]), column="rotated channel", target_bits=2.5)
+    said = {
+        (0, "activation"): replace(rotated, legal_bits=(0, 8)),
+        (3, "gradient"): SiteReport(32.5, has_codes=False),
+    }
+    widths_C = {"link0.activation.channel": np.array([2, 3], np.uint8)}
+    np.savez_compressed(path, **widths_C, **report_arrays(said))
+    snapshot = read_snapshot(path)
+    assert [site.place for site in snapshot.sites] == ["link0.activation.channel"]
+    found = snapshot.report(0, "activation")
+    assert (found.bits_a_value, found.target_bits, found.legal_bits) == (4.0, 2.5, (0, 8))
+    assert (found.column, found.has_codes) == ("rotated channel", True)
+    assert found.range_K.tolist() == [1, 2]
+    assert found.gradient_energy_K.tolist() == [3, 4]
+    assert snapshot.codeless == [(3, "gradient", said[3, "gradient"])]
+
+
+def test_a_file_of_an_earlier_version_has_no_reports(tmp_path):
+    np.savez_compressed(tmp_path / "final.npz", **sites(60))
+    assert read_snapshot(tmp_path / "final.npz").reports is None
+
+
+PLACE = "link0.activation"
+GOOD = {"bits_a_value": 4.0, "has_codes": True}
+
+
+def _text(document: object) -> np.ndarray:
+    text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return np.frombuffer(text, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"report": _text(b"{")},
+        {"report": _text(b"\xff\xfe")},
+        {"report": _text([])},
+        {"report": np.zeros(3, np.float32)},
+        {"report": np.zeros(2**20 + 1, np.uint8)},
+        {"report": _text({"elsewhere": GOOD})},
+        {"report": _text({PLACE: {}})},
+        {"report": _text({PLACE: GOOD | {"bits_a_value": -1}})},
+        {"report": _text(f'{{"{PLACE}": {{"bits_a_value": NaN, "has_codes": true}}}}'.encode())},
+        {"report": _text({PLACE: GOOD | {"column": "two\nlines"}})},
+        {"report": _text({PLACE: GOOD | {"column": "c" * 41}})},
+        {"report": _text({PLACE: GOOD | {"target_bits": 1e999}})},
+        {"report": _text({PLACE: GOOD | {"legal_bits": [1]}})},
+        {"report": _text({PLACE: GOOD | {"legal_bits": [0, 99]}})},
+        {f"{PLACE}.range_K": np.array([1, np.nan], np.float32)},
+        {f"{PLACE}.range_K": np.array([1, -1], np.float32)},
+        {f"{PLACE}.gradient_energy_K": np.array([np.inf], np.float32)},
+        {f"{PLACE}.gradient_energy_K": np.zeros(4, np.float64)},
+        {f"{PLACE}.range_K": np.zeros((2, 2), np.float32)},
+        {f"{PLACE}.range_K": np.zeros(4, np.uint8)},
+    ],
+)
+def test_what_is_no_report_is_named(run, members):
+    path = run.path / "bits" / "final.npz"
+    np.savez(path, **({"link0.activation.channel": np.ones(4, np.uint8)} | members))
+    with pytest.raises(InputError) as caught:
+        choose_snapshot(run, "final")
+    assert (caught.value.where, caught.value.error_id) == (str(path), "INPUT-BITS")
+    assert "\n" not in caught.value.message
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))

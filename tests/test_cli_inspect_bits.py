@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bit_runs import NUM_CHANNELS, make_run, widths
+from bit_runs import NUM_CHANNELS, make_run, reports, sites, widths
 from typer.testing import CliRunner
 
 from amaqctl.bit_map.colours import colour, ink
@@ -22,6 +22,7 @@ from amaqctl.bit_map.text import Span, rounded, signed
 from amaqctl.cli import inspect_bits
 from amaqctl.cli.console.paint import paint
 from amaqctl.cli.main import app
+from amaqctl.engine.bits_report import SiteReport, report_arrays
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -53,6 +54,12 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def run(*arguments: str):
     return CliRunner().invoke(app, ["inspect-bits", *arguments], catch_exceptions=False)
+
+
+def save_final(folder: Path, found: dict[str, np.ndarray], **said: SiteReport) -> None:
+    """Other widths at the end of a run, with its reports; ``said`` is of link 0, by role."""
+    known = reports() | {(0, role): report for role, report in said.items()}
+    np.savez(folder / "bits" / "final.npz", **found, **report_arrays(known))
 
 
 def compare(name: str, text: str) -> None:
@@ -278,25 +285,17 @@ def test_typer_refuses_what_it_knows_to_be_wrong():
 
 def test_damage_in_a_run_is_named(runs):
     folder = runs / "three-cuts"
-    (folder / "quantizer" / "options.json").write_text("{")
+    (folder / "bits" / "final.npz").write_bytes(b"PK")
     result = run("three-cuts")
     assert (result.exit_code, result.stdout) == (4, "")
-    assert "options.json: the quantizers' options cannot be read" in result.stderr
-    (folder / "quantizer" / "options.json").unlink()
-    (folder / "quantizer" / "quantizer.safetensors").unlink()
-    result = run("three-cuts", "--why")
-    assert result.exit_code == 4
-    assert "hint: --why needs the state of a checkpoint" in result.stderr
-    (folder / "bits" / "final.npz").write_bytes(b"PK")
-    assert run("three-cuts").exit_code == 4
+    assert "final.npz" in result.stderr
     assert run("three-cuts", "--checkpoint", "40").exit_code == 0
 
 
 def test_why_says_when_nothing_was_measured(runs):
     result = run("three-cuts", "--why")
     assert "cut08.grad: its quantizer measures no range and gradient energy" in result.stderr
-    values = np.array([6, 6], np.uint8)
-    np.savez(runs / "three-cuts/bits/final.npz", **{"link0.gradient.tensor": values})
+    save_final(runs / "three-cuts", {"link0.gradient.tensor": np.array([6, 6], np.uint8)})
     result = run("three-cuts", "--why", "--json")
     assert result.exit_code == 4
     assert json.loads(result.stdout)["error"]["id"] == "INPUT-NO-SENSITIVITY"
@@ -305,8 +304,81 @@ def test_why_says_when_nothing_was_measured(runs):
 
 def test_equal_widths_have_no_correlation(runs):
     values = np.full(NUM_CHANNELS, 4, np.uint8)
-    np.savez(runs / "three-cuts/bits/final.npz", **{"link0.activation.channel": values})
+    save_final(runs / "three-cuts", {"link0.activation.channel": values})
     result = run("three-cuts", "--why")
     assert "cut08.act  all widths or all sensitivities are equal: no correlation" in result.stdout
     document = json.loads(run("three-cuts", "--why", "--json").stdout)
     assert document["data"]["why"][0]["spearman"] is None
+
+
+CODELESS = SiteReport(32.5, has_codes=False)
+ROTATED = SiteReport(4.0, has_codes=True, target_bits=3.0, column="rotated channel")
+
+
+def test_a_sender_without_codes_is_shown_for_what_it_is(runs):
+    activations = {k: v for k, v in sites(60).items() if k != "link0.gradient.tensor"}
+    save_final(runs / "three-cuts", activations, gradient=CODELESS)
+    assert "\ncut08.grad  no codes, 32.50 bits a value\n" in run("three-cuts").stdout
+    assert run("three-cuts", "-q").stdout.splitlines()[-1] == "cut08.grad\tno codes"
+    (allocation,) = json.loads(run("three-cuts", "--json").stdout)["data"]["allocations"]
+    facts = {"site": "cut08.grad", "link": 0, "cut": 8, "role": "gradient", "bits_a_value": 32.5}
+    assert allocation["without_codes"] == [facts]
+    assert len(allocation["sites"]) == 5
+    warnings = json.loads(run("three-cuts", "--against", "other", "--json").stdout)["warnings"]
+    assert "cut08.grad of three-cuts sends no codes; left out" in warnings
+    result = run("three-cuts", "--export", "a.csv")
+    assert result.exit_code == 0, result.stderr
+    assert "60,cut08.grad,0,8,gradient,no codes,,,32.5\n" in Path("a.csv").read_text()
+
+
+def test_a_run_that_sends_no_codes_at_all_is_no_fault(runs):
+    said = {(0, "activation"): CODELESS, (0, "gradient"): CODELESS}
+    np.savez(runs / "three-cuts/bits/final.npz", **report_arrays(said))
+    for style in ("auto", "blocks", "ascii"):
+        result = run("three-cuts", "--style", style)
+        assert result.exit_code == 0, result.stderr
+        assert "cut08.act  no codes, 32.50 bits a value\n" in result.stdout
+    assert run("three-cuts", "-q").stdout == "cut08.act\tno codes\ncut08.grad\tno codes\n"
+    assert run("three-cuts", "--export", "a.html").exit_code == 0
+    assert "no codes, 32.50 bits a value" in Path("a.html").read_text("utf-8")
+    result = run("three-cuts", "--why", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["error"]["id"]) == (
+        4,
+        "INPUT-NO-SENSITIVITY",
+    )
+    assert run("three-cuts", "--against", "other").exit_code == 4
+
+
+def test_rotated_columns_are_no_channels(runs):
+    save_final(runs / "three-cuts", sites(60), activation=ROTATED)
+    text = run("three-cuts").stdout
+    assert "rotated channel 0" in text
+    data = json.loads(run("three-cuts", "--json").stdout)["data"]["allocations"][0]
+    columns = {site["site"]: site["column"] for site in data["sites"]}
+    assert columns["cut08.act"] == "rotated channel"
+    assert (columns["cut12.act"], columns["cut08.grad"]) == ("channel", "column")
+    assert data["sites"][0]["target_bits"] == 3.0
+    result = run("three-cuts", "--against", "other", "--json")
+    said = "cut08.act of three-cuts has rotated channels, its like channels; left out"
+    assert said in json.loads(result.stdout)["warnings"]
+    only = {"link0.activation.channel": widths(0, 60)}
+    save_final(runs / "three-cuts", only, activation=ROTATED)
+    result = run("three-cuts", "--against", "other")
+    assert result.exit_code == 4
+    assert "the columns of cut08.act are rotated channels, those of the other channels" in (
+        result.stderr
+    )
+
+
+def test_a_run_of_an_earlier_version_has_its_maps(runs):
+    shown = run("three-cuts").stdout
+    np.savez(runs / "three-cuts/bits/final.npz", **sites(60))
+    old = run("three-cuts")
+    assert (old.exit_code, old.stderr) == (0, "")
+    maps, old_maps = (text.partition("\na cell:")[0] for text in (shown, old.stdout))
+    assert old_maps == maps
+    result = run("three-cuts", "--why")
+    assert (result.exit_code, result.stdout) == (4, "")
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "saved by an earlier version" in line
+    assert "final.npz" in line

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bit_runs import CUTS, NUM_CHANNELS, make_run, sites, widths
+from bit_runs import CUTS, NUM_CHANNELS, make_run, members, widths
 from typer.testing import CliRunner
 
 from amaqctl.cli.main import app
@@ -276,5 +276,5 @@ def test_a_raw_trace_has_sixteen_bits_everywhere():
 def test_the_fixture_and_the_files_agree(runs):
     with np.load(runs / "three-cuts/bits/final.npz", allow_pickle=False) as arrays:
         assert {name: arrays[name].tolist() for name in arrays} == {
-            name: values.tolist() for name, values in sites(60).items()
+            name: values.tolist() for name, values in members(60).items()
         }

@@ -197,7 +197,11 @@ def test_saved_widths(done: tuple[Built, RunFolder, dict[str, Any]]) -> None:
     made, run, _ = done
     with np.load(run.path / "bits" / "final.npz") as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    assert sorted(found) == ["link0.activation.channel", "link0.gradient.tensor"]
+    measured = ["link0.activation.gradient_energy_K", "link0.activation.range_K"]
+    assert sorted(found) == [
+        *("link0.activation.channel", *measured),
+        *("link0.gradient.tensor", "report"),
+    ]
     assert found["link0.gradient.tensor"].tolist() == [4] * 32
     link = made.engine.stages[0].outgoing
     assert link is not None

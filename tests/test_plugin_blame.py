@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 
 from amaqctl import registry
 from amaqctl.cli.main import app
+from amaqctl.health import examination
 
 MODULE = """
 import os, sys, torch
+from pathlib import Path
 from pydantic import Field
-from amaqctl.quantizer import (QuantizedTensor, Quantizer, QuantizerConfig, Layout, SideLayout,
-                               rows_of, restored)
+from amaqctl.quantizer import (BitReport, Layout, QuantizedTensor, Quantizer, QuantizerConfig,
+                               SideLayout)
 
 class Faulty(Quantizer):
     "Raw values, and one fault at a place that an option names."
@@ -32,7 +35,8 @@ class Faulty(Quantizer):
         self.fail("init")
 
     def fail(self, at, context=None):
-        if self.config.at != at:
+        broken = Path("broken").read_text() if os.path.exists("broken") else None
+        if at not in (self.config.at, broken):
             return
         if self.config.late and (context is None or not context.first_position):
             return
@@ -120,9 +124,19 @@ class Faulty(Quantizer):
             state["note"] = "text"
         return state
 
+    def load_state_dict(self, *args, **kwargs):
+        self.fail("load_state_dict")
+        return super().load_state_dict(*args, **kwargs)
+
     def report(self):
         self.fail("report")
-        return super().report()
+        return {
+            "report-kind": {},
+            "report-column": BitReport(column="two\\nlines"),
+            "report-target": BitReport(target_bits=float("nan")),
+            "report-range": BitReport(range_K=torch.full((3,), torch.nan)),
+            "report-energy": BitReport(gradient_energy_K=[1.0]),
+        }.get(self.config.at, BitReport())
 
 def function(config, site):
     return Faulty(config, site)
@@ -215,6 +229,12 @@ def using(at: str, role: str = "activation", **options: object) -> list[str]:
         ("group-kind", "failed in param_groups", ""),
         ("state_dict", "failed in state_dict: ZeroDivisionError: planned", ""),
         ("state-kind", "keeps a str as 'note', no tensor (state_dict)", ""),
+        ("report", "failed in report: ZeroDivisionError: planned", ""),
+        ("report-kind", "returned a dict, no BitReport (report)", ""),
+        ("report-column", "no column of one short line (report)", ""),
+        ("report-target", "no finite target_bits (report)", ""),
+        ("report-range", "no range_K that is a finite vector (report)", ""),
+        ("report-energy", "no gradient_energy_K that is a finite vector (report)", ""),
     ],
 )
 def test_a_fault_in_training_names_plugin_method_and_step(
@@ -273,12 +293,56 @@ def test_a_fault_in_a_dry_run_and_in_replay(place: Path) -> None:
     assert "faulty:at=dequantize failed: " in result.stdout
 
 
-def test_an_evaluation_of_a_plugin_that_broke_since(place: Path) -> None:
+def test_a_plugin_that_broke_since_is_blamed_through_every_door_that_needs_it(place: Path) -> None:
+    code, said = run("train", "p.yaml", *using("nowhere", late=True), "--out", "out")
+    assert code == 0, said
+    evaluate = ["eval", "out", "--set", "quantizers.activation.options.late=false"]
+    for broken, method in [
+        ("init", "__init__"),
+        ("load_state_dict", "load_state_dict"),
+        ("quantize", "quantize"),
+        ("layout", "layout"),
+        ("dequantize", "dequantize"),
+    ]:
+        (place / "broken").write_text(broken)
+        code, said = run(*evaluate)
+        assert code == 5, (broken, said)
+        assert NAMED in blamed(said)
+        assert f"failed in {method}: ZeroDivisionError: planned" in blamed(said)
+    code, said = run("eval", "out")  # with late: in cached generation only
+    assert code == 5
+    assert "failed in dequantize" in blamed(said)
+    for command in (["export", "out", "--to", "a"], ["inspect-bits", "out"], ["runs", "out"]):
+        code, said = run(*command)
+        assert code == 0, (command, said)
+    shown = CliRunner().invoke(app, ["inspect-bits", "out"]).stdout
+    assert re.search(r"^cut\d+\.act  no codes, \d+\.\d\d bits a value$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("broken", ["load_state_dict", "quantize"])
+def test_a_resume_with_a_plugin_that_broke_since(place: Path, broken: str) -> None:
     code, said = run("train", "p.yaml", *using("nowhere"), "--out", "out")
     assert code == 0, said
-    code, said = run("eval", "out", "--set", "quantizers.activation.options.at=dequantize")
-    assert code == 5
+    (place / "broken").write_text(broken)
+    code, said = run("train", "--resume", "out", "--max-steps", "4")
+    assert code == 5, said
     assert NAMED in blamed(said)
+    assert f"failed in {broken}: ZeroDivisionError: planned" in blamed(said)
+
+
+def test_doctor_blames_a_plugin_and_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "two_steps", list)
+    result = CliRunner().invoke(app, ["doctor", "--strict", "--json"])
+    assert result.exit_code == 8, result.stderr
+    found = {f["name"]: f for f in json.loads(result.stdout)["data"]["findings"]}
+    assert found["quantizers"]["state"] == "fault"
+    for name in ("function", "stranger"):
+        assert any(
+            f"'{name}' of faulty-plugin 1.2 is no subclass of amaqctl.quantizer.Quantizer" in fault
+            for fault in found["quantizers"]["data"]["faults"]
+        )
+    assert len(found["quantizers"]["data"]["faults"]) == 2
+    assert (found["tasks"]["state"], found["transports"]["state"]) == ("ok", "ok")
 
 
 @pytest.mark.parametrize("name", ["function", "stranger"])

@@ -17,7 +17,7 @@ from amaqctl.engine.bits_history import SiteWidths, Snapshot
 
 SCHEMA = "amaqctl.inspect-bits/1"
 
-_PLACE_COLUMNS = ("step", "site", "link", "cut", "role", "axis", "index")
+_PLACE_COLUMNS = ("step", "site", "link", "cut", "role", "axis", "column", "index")
 
 
 def document(source: BitSource, other: BitSource | None, why: Sequence[WhySite]) -> dict[str, Any]:
@@ -68,12 +68,27 @@ def csv_text(source: BitSource, other: BitSource | None, why: Sequence[WhySite])
                 index = place[-1]
                 row = [*place, int(site.widths_C[index])]
                 writer.writerow(row + (_csv_measured(item, index) if why else []))
+        for link, role, report in snapshot.codeless:
+            label, cut = source.label(link, role), source.cut(link)
+            row = [snapshot.step, label, link, cut, role, "no codes", "", ""]
+            writer.writerow([*row, report.bits_a_value, *([""] * len(extra))])
     return file.getvalue()
 
 
 def _allocation(source: BitSource, snapshot: Snapshot) -> dict[str, Any]:
     sites = [{**_place(source, site), **_widths(source, site)} for site in snapshot.sites]
-    return {"name": snapshot.name, "step": snapshot.step, "sites": sites}
+    codeless = [
+        {
+            "site": source.label(link, role),
+            "link": link,
+            "cut": source.cut(link),
+            "role": role,
+            "bits_a_value": report.bits_a_value,
+        }
+        for link, role, report in snapshot.codeless
+    ]
+    facts = {"name": snapshot.name, "step": snapshot.step}
+    return {**facts, "sites": sites, "without_codes": codeless}
 
 
 def _place(source: BitSource, site: SiteWidths) -> dict[str, Any]:
@@ -83,6 +98,7 @@ def _place(source: BitSource, site: SiteWidths) -> dict[str, Any]:
         "cut": source.cut(site.link),
         "role": site.role,
         "axis": site.axis,
+        "column": source.column(site),
     }
 
 

@@ -10,7 +10,7 @@ from amaqctl.bit_map.document import SCHEMA, csv_text, document
 from amaqctl.bit_map.report import BitReport
 from amaqctl.bit_map.source import BitSource
 from amaqctl.bit_map.why import WhySite
-from amaqctl.errors import ResourceError, UsageError
+from amaqctl.errors import InputError, ResourceError, UsageError
 from amaqctl.extras import plotting
 from amaqctl.storage import disk_error, write_file, write_text
 
@@ -50,6 +50,13 @@ def write_export(
     """
     suffix = path.suffix.lower()
     try:
+        if suffix in _DRAWN and not report.maps:
+            raise InputError(
+                "there is nothing to draw: no quantizer sends codes",
+                where=str(source.path),
+                hint="--export to .html, .csv or .json",
+                error_id="INPUT-BITS",
+            )
         if suffix in _DRAWN:
             from amaqctl.bit_map.figure import save_figure
 

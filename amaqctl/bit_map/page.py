@@ -53,7 +53,8 @@ def _map(heat_map: HeatMap, is_difference: bool) -> list[str]:
     first, last = heat_map.ends
     order = "in order" if first.endswith(" 0") else f"{first}, fewest to {last}"
     title = f"{heat_map.title} · " if heat_map.title else ""
-    parts = [f"<h2>{escape(title)}{heat_map.num_columns} {heat_map.columns}, {escape(order)}</h2>"]
+    columns = f"{heat_map.num_columns} {heat_map.columns}, {order}"
+    parts = [f"<h2>{escape(title)}{escape(columns)}</h2>"]
     for row in heat_map.rows:
         mean = float(row.present.mean())
         mean_text = f"{mean:+.2f}" if is_difference else f"{mean:.2f}"
@@ -65,7 +66,7 @@ def _map(heat_map: HeatMap, is_difference: bool) -> list[str]:
 
 def _cells(heat_map: HeatMap, row: HeatRow, is_difference: bool) -> str:
     columns = row.column_numbers.tolist()
-    word = heat_map.columns.removesuffix("s")
+    word = escape(heat_map.column)
     cells = []
     for column, value in zip(columns, row.values_C.tolist(), strict=True):
         if not np.isfinite(value):
@@ -117,7 +118,7 @@ def _why(item: WhySite) -> list[str]:
 def _cell_styles(report: BitReport) -> str:
     rows = [row for heat_map in report.maps for row in heat_map.rows]
     whole = sorted({rounded(value) for row in rows for value in row.present.tolist()})
-    largest = float(max(abs(value) for value in whole))
+    largest = float(max((abs(value) for value in whole), default=0))
     rules = []
     for value in whole:
         background = colour(value, report.is_difference, largest)

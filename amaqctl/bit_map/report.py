@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amaqctl.bit_map.source import BitSource
 from amaqctl.bit_map.why import WhySite
-from amaqctl.engine.bits_history import SiteWidths, Snapshot
+from amaqctl.bit_map.wording import (
+    Sort,
+    codeless_lines,
+    codeless_of,
+    ends,
+    heading,
+    plural,
+    shares,
+    snapshot_name,
+    target_words,
+)
+from amaqctl.engine.bits_history import SiteWidths
 from amaqctl.errors import InputError
 
 Floats = NDArray[np.float64]
-Sort = Literal["index", "bits"]
-
-_PLURALS = {"channel": "channels", "position": "positions", "tensor": "columns"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,12 @@ class HeatMap:
 
     Args:
         title: what all rows are of; empty where their labels say it.
-        axis: what a column is; ends: what stands over the first and the last one.
+        column: what one is, in the singular; ends: what stands over the first and the last one.
         rows: at least one, each of the same length.
     """
 
     title: str
-    axis: str
+    column: str
     ends: tuple[str, str]
     rows: tuple[HeatRow, ...]
 
@@ -68,7 +75,7 @@ class HeatMap:
     @property
     def columns(self) -> str:
         """The word for several columns."""
-        return plural(self.axis)
+        return plural(self.column)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class BitReport:
         summary: lines, each as pieces that may be wrapped.
         is_difference: the values are signed differences.
         why: per site, how the width relates to the sensitivity.
+        codeless: names of senders without codes, which are in no map.
     """
 
     heading: tuple[str, ...]
@@ -88,34 +96,17 @@ class BitReport:
     summary: tuple[tuple[str, ...], ...]
     is_difference: bool = False
     why: tuple[WhySite, ...] = ()
+    codeless: tuple[str, ...] = ()
 
     def means(self) -> str:
-        """A line a row: its name and mean."""
-        return "\n".join(
+        """A line a row: its name and mean; then the senders without codes, which have none."""
+        lines = [
             f"{' '.join(filter(None, (heat_map.title, row.label.strip())))}\t"
             f"{row.present.mean():.4f}"
             for heat_map in self.maps
             for row in heat_map.rows
-        )
-
-
-def plural(axis: str) -> str:
-    """``channels``; an axis that is nothing in particular has columns."""
-    return _PLURALS.get(axis, "columns")
-
-
-def heading(source: BitSource) -> tuple[str, ...]:
-    """Name, step and quantizers, for the first line."""
-    pieces = [f"{source.kind} {source.path.name or source.path.resolve().name}"]
-    if len(source.snapshots) == 1:
-        pieces.append(snapshot_name(source.snapshots[0]))
-    pieces += [f"{role} by {name}" for role, name in source.quantizers.items()]
-    return tuple(pieces)
-
-
-def snapshot_name(snapshot: Snapshot) -> str:
-    """``step 40``, or its own name where no step is known."""
-    return snapshot.name if snapshot.step is None else f"step {snapshot.step}"
+        ]
+        return "\n".join([*lines, *(f"{name}\tno codes" for name in self.codeless)])
 
 
 def report_of(
@@ -138,18 +129,19 @@ def allocation_report(source: BitSource, why: Sequence[WhySite], sort: Sort) -> 
     groups: dict[tuple[str, int], list[HeatRow]] = {}
     for site in sites:
         order = column_order(site.widths_C, sort)
-        rows = groups.setdefault((site.axis, site.widths_C.size), [])
+        rows = groups.setdefault((source.column(site), site.widths_C.size), [])
         values_C = site.widths_C.astype(np.float64)
         rows.append(HeatRow(source.label(site.link, site.role), values_C[order], order))
         if site.place in asked:
             held_C = np.clip(asked[site.place].asked_bits_C, 0, 8)
             rows.append(HeatRow("  asked", held_C[order], order))
     maps = tuple(
-        HeatMap("", axis, _ends(axis, size, sort), tuple(rows))
-        for (axis, size), rows in groups.items()
+        HeatMap("", column, ends(column, size, sort), tuple(rows))
+        for (column, size), rows in groups.items()
     )
-    summary = [_shares(source, role, sites) for role in _roles(sites)]
-    return BitReport(heading(source), maps, tuple(summary), why=tuple(why))
+    summary = [shares(source, role, sites) for role in _roles(sites)]
+    summary += codeless_lines(source)
+    return BitReport(heading(source), maps, tuple(summary), False, tuple(why), codeless_of(source))
 
 
 def history_report(source: BitSource, sort: Sort) -> BitReport:
@@ -165,13 +157,16 @@ def history_report(source: BitSource, sort: Sort) -> BitReport:
             for snapshot, site in found
         ]
         label = source.label(last.link, last.role)
-        maps.append(HeatMap(label, last.axis, _ends(last.axis, size, sort), tuple(rows)))
+        column = source.column(last)
+        maps.append(HeatMap(label, column, ends(column, size, sort), tuple(rows)))
         first, now = rows[0], rows[-1]
         pieces = [f"{label}  mean {first.present.mean():.2f} at {first.label}"]
         if now is not first:
             pieces.append(f"{now.present.mean():.2f} at {now.label}")
-        summary.append((*pieces, *_target(source, last.role)))
-    return BitReport(heading(source), tuple(maps), tuple(summary))
+        summary.append((*pieces, *target_words(source, last.role)))
+    summary += codeless_lines(source)
+    names = codeless_of(source)
+    return BitReport(heading(source), tuple(maps), tuple(summary), codeless=names)
 
 
 def difference_report(source: BitSource, other: BitSource, sort: Sort) -> BitReport:
@@ -185,16 +180,16 @@ def difference_report(source: BitSource, other: BitSource, sort: Sort) -> BitRep
     for ours, theirs in common_sites(source, other):
         difference_C = ours.widths_C.astype(np.float64) - theirs.widths_C
         order = column_order(difference_C, sort)
-        label, words = source.label(ours.link, ours.role), plural(ours.axis)
-        rows = groups.setdefault((ours.axis, difference_C.size), [])
+        label, words = source.label(ours.link, ours.role), plural(source.column(ours))
+        rows = groups.setdefault((source.column(ours), difference_C.size), [])
         rows.append(HeatRow(label, difference_C[order], order))
         more, fewer = int((difference_C > 0).sum()), int((difference_C < 0).sum())
         same = difference_C.size - more - fewer
         pieces = [f"{label}  more bits in {more} of {difference_C.size} {words}"]
         summary.append((*pieces, f"fewer in {fewer}", f"the same in {same}"))
     maps = tuple(
-        HeatMap("", axis, _ends(axis, size, sort), tuple(rows))
-        for (axis, size), rows in groups.items()
+        HeatMap("", column, ends(column, size, sort), tuple(rows))
+        for (column, size), rows in groups.items()
     )
     against = (f"against {heading(other)[0]}", snapshot_name(other.snapshots[0]))
     head = (*heading(source)[:2], *against)
@@ -202,14 +197,24 @@ def difference_report(source: BitSource, other: BitSource, sort: Sort) -> BitRep
 
 
 def common_sites(source: BitSource, other: BitSource) -> list[tuple[SiteWidths, SiteWidths]]:
-    """Pairs of sites of the same place and size.
+    """Pairs of sites of the same place, size and kind of column.
 
     Raises:
         InputError: there is none.
     """
     theirs = other.snapshots[0]
     pairs = [(ours, theirs.site(ours.place)) for ours in source.snapshots[0].sites]
-    common = [(a, b) for a, b in pairs if b is not None and a.widths_C.shape == b.widths_C.shape]
+    fitting = [(a, b) for a, b in pairs if b is not None and a.widths_C.shape == b.widths_C.shape]
+    common = [(a, b) for a, b in fitting if source.column(a) == other.column(b)]
+    if fitting and not common:
+        a, b = fitting[0]
+        kinds = f"{plural(source.column(a))}, those of the other {plural(other.column(b))}"
+        raise InputError(
+            f"the columns of {source.label(a.link, a.role)} are {kinds}",
+            where=str(other.path),
+            hint="compare runs whose quantizers have columns of one kind",
+            error_id="INPUT-DIFFERENT",
+        )
     if not common:
         raise InputError(
             "the two have no cut and direction of the same size in common",
@@ -220,19 +225,29 @@ def common_sites(source: BitSource, other: BitSource) -> list[tuple[SiteWidths, 
     return common
 
 
-def sites_without_like(source: BitSource, other: BitSource) -> list[str]:
-    """Sites that only one of the two has, as ``cut05.act of NAME``.
+def left_out(source: BitSource, other: BitSource) -> list[str]:
+    """Why sites are in no map of differences, a sentence each.
 
     Raises:
         InputError: they have no site in common.
     """
     common = {ours.place for ours, _ in common_sites(source, other)}
-    return [
-        f"{one.label(site.link, site.role)} of {one.path.name}"
-        for one in (source, other)
-        for site in one.snapshots[0].sites
-        if site.place not in common
-    ]
+    found = []
+    for one, another in ((source, other), (other, source)):
+        name = one.path.name
+        for site in one.snapshots[0].sites:
+            if site.place not in common:
+                like = another.snapshots[0].site(site.place)
+                label = one.label(site.link, site.role)
+                found.append(f"{label} of {name} {_unlike(one, site, another, like)}; left out")
+        found += [f"{label} of {name} sends no codes; left out" for label in codeless_of(one)]
+    return found
+
+
+def _unlike(one: BitSource, site: SiteWidths, another: BitSource, like: SiteWidths | None) -> str:
+    if like is None or like.widths_C.shape != site.widths_C.shape:
+        return "has no like in the other"
+    return f"has {plural(one.column(site))}, its like {plural(another.column(like))}"
 
 
 def column_order(values_C: NDArray[np.generic], sort: Sort) -> NDArray[np.intp]:
@@ -240,12 +255,6 @@ def column_order(values_C: NDArray[np.generic], sort: Sort) -> NDArray[np.intp]:
     if sort == "index":
         return np.arange(values_C.size)
     return np.argsort(values_C, kind="stable")
-
-
-def _ends(axis: str, size: int, sort: Sort) -> tuple[str, str]:
-    if sort == "bits":
-        return f"{plural(axis)} by bits", "most"
-    return f"{axis if axis in ('channel', 'position') else 'column'} 0", str(size - 1)
 
 
 def _padded(widths_C: NDArray[np.uint8], size: int) -> Floats:
@@ -260,26 +269,3 @@ def _roles(sites: Sequence[SiteWidths]) -> list[str]:
 
 def _site_key(site: SiteWidths) -> tuple[int, str, str]:
     return site.link, site.role, site.axis
-
-
-def _shares(source: BitSource, role: str, sites: Sequence[SiteWidths]) -> tuple[str, ...]:
-    """How many columns of a direction have the smallest and the largest width, and the target."""
-    ours = [site for site in sites if site.role == role]
-    widths = np.concatenate([site.widths_C for site in ours])
-    options = source.options.get(role, {})
-    low = int(options.get("min_bits", widths.min()))
-    high = int(options.get("max_bits", widths.max()))
-    words = plural(ours[0].axis)
-    if low == high:
-        return (f"{role}  all {widths.size} {words} at {low} bits", *_target(source, role))
-    at_low, at_high = int((widths == low).sum()), int((widths == high).sum())
-    return (
-        f"{role}  at {low} bits {at_low} of {widths.size} {words} ({at_low / widths.size:.1%})",
-        f"at {high} bits {at_high} ({at_high / widths.size:.1%})",
-        *_target(source, role),
-    )
-
-
-def _target(source: BitSource, role: str) -> tuple[str, ...]:
-    target = source.target_bits(role)
-    return () if target is None else (f"target {target:.2f}",)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amaqctl import registry
 from amaqctl.engine.bits_history import (
     FINAL,
+    SiteWidths,
     Snapshot,
     choose_snapshot,
     read_history,
     sites_in_order,
 )
+from amaqctl.engine.bits_report import SiteReport
 from amaqctl.engine.run_folder import RunFolder, find_run
 from amaqctl.errors import InputError
 from amaqctl.profile import load_profile
@@ -30,7 +34,6 @@ class BitSource:
         snapshots: those asked for, oldest first.
         cuts: number of blocks in front of each link; None where links are all that is known.
         quantizers: registered name by role.
-        options: resolved options by role, as far as they are known.
         run: the run folder; None for a trace.
     """
 
@@ -39,7 +42,6 @@ class BitSource:
     snapshots: tuple[Snapshot, ...]
     cuts: list[int] | str | None = None
     quantizers: dict[str, str] = field(default_factory=dict)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: RunFolder | None = None
 
     def cut(self, link: int) -> int | None:
@@ -54,9 +56,25 @@ class BitSource:
         return f"link{link}.{short}" if cut is None else f"cut{cut:02}.{short}"
 
     def target_bits(self, role: str) -> float | None:
-        """The mean width that a role's quantizer is to reach, where it has such an option."""
-        target = self.options.get(role, {}).get("target_bits")
-        return float(target) if isinstance(target, int | float) else None
+        """The mean width that a role's senders aim at, as they said; None where none did."""
+        reports = self.snapshots[-1].reports or {}
+        found = [r.target_bits for (_, own), r in sorted(reports.items()) if own == role]
+        return next((target for target in found if target is not None), None)
+
+    def column(self, site: SiteWidths) -> str:
+        """What a column of a site is, in the singular: ``channel``, ``rotated channel``."""
+        for snapshot in reversed(self.snapshots):
+            report = snapshot.report(site.link, site.role)
+            if report is not None and report.column is not None:
+                return report.column
+        if site.axis == "tensor" or (self.run is None and not self._is_ours(site.role)):
+            return "column"  # a trace does not say what a stranger's columns are
+        return site.axis
+
+    def _is_ours(self, role: str) -> bool:
+        name = self.quantizers.get(role)
+        offers = registry.offers(registry.QUANTIZERS)
+        return any(offer.built_in and offer.name == name for offer in offers)
 
 
 def open_source(text: str, checkpoint: str, over_time: bool) -> BitSource:
@@ -82,14 +100,12 @@ def open_source(text: str, checkpoint: str, over_time: bool) -> BitSource:
     snapshots = read_history(run) if over_time else [choose_snapshot(run, checkpoint)]
     profile = load_profile(run.path / "profile.yaml").profile
     roles = {"activation": profile.quantizers.activation, "gradient": profile.quantizers.gradient}
-    options = {role: dict(choice.options) for role, choice in roles.items()}
     return BitSource(
         kind="run",
         path=run.path,
         snapshots=tuple(snapshots),
         cuts=profile.split.cuts,
         quantizers={role: choice.name for role, choice in roles.items()},
-        options=options | run.quantizer_options(),
         run=run,
     )
 
@@ -99,16 +115,23 @@ def _trace_source(path: Path, checkpoint: str, over_time: bool) -> BitSource:
     from amaqctl.trace.reader import Trace
 
     steps: dict[int, dict[tuple[int, str, str], Any]] = {}
+    reports: dict[int, dict[tuple[int, str], SiteReport]] = {}
     quantizers: dict[str, str] = {}
     for message in Trace(path):
         codes, context = message.quantized.codes, message.context
-        if codes is None or not codes.allocation.num_columns or not context.training:
+        if not context.training or (codes is not None and not codes.allocation.num_columns):
+            continue
+        if codes is None:
+            size = 8 * len(message.to_bytes()) / max(math.prod(message.quantized.shape), 1)
+            said = reports.setdefault(context.step + 1, {})
+            said[context.link, context.role] = SiteReport(size, has_codes=False)
+            quantizers[context.role] = message.quantizer
             continue
         place = (context.link, context.role, codes.allocation.axis)
         # A run counts steps that are done; a message, those before it.
         steps.setdefault(context.step + 1, {})[place] = codes.allocation.widths_C.numpy()
         quantizers[context.role] = message.quantizer
-    if not steps:
+    if not steps and not reports:
         raise InputError(
             "the trace has no bit allocation: its messages carry values without widths",
             where=str(path),
@@ -116,8 +139,13 @@ def _trace_source(path: Path, checkpoint: str, over_time: bool) -> BitSource:
             error_id="INPUT-BITS",
         )
     snapshots = [
-        replace(sites_in_order(sites), name=f"step-{step:06}", step=step)
-        for step, sites in sorted(steps.items())
+        replace(
+            sites_in_order(steps.get(step, {})),
+            name=f"step-{step:06}",
+            step=step,
+            reports=reports.get(step, {}),
+        )
+        for step in sorted({*steps, *reports})
     ]
     if not over_time:
         snapshots = [_of_step(path, snapshots, checkpoint)]

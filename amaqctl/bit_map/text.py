@@ -69,15 +69,15 @@ def draw(report: BitReport, width: int, style: Style) -> Drawing:
     """The whole report in ``width`` columns."""
     rows = [row for heat_map in report.maps for row in heat_map.rows]
     labels = [row.label for row in rows] + [heat_map.title for heat_map in report.maps]
-    label_width = max(len(label) for label in labels)
-    statistics = _statistics(rows, report.is_difference, style)
+    label_width = max((len(label) for label in labels), default=0)
+    statistics = _statistics(rows, report.is_difference, style) if rows else []
     room = width - label_width - 2
     left_out = []
     while statistics and room - _taken(statistics) < _MIN_CELLS:
         left_out.append(statistics.pop().name)
     room = max(room - _taken(statistics), 1)
     cells = [_Cells.of(heat_map, room, report.is_difference, style) for heat_map in report.maps]
-    cells_width = max(c.width for c in cells)
+    cells_width = max((c.width for c in cells), default=0)
     lines: list[Line] = [_plain(text) for text in _wrapped(report.heading, width)]
     number = 0
     for heat_map, layout in zip(report.maps, cells, strict=True):
@@ -221,12 +221,12 @@ def _legend(cells: Sequence[_Cells], maps: Sequence[HeatMap], style: Style) -> l
     """What a cell is, by axis where they differ, and what the marks mean."""
     words: dict[tuple[int, int], dict[str, None]] = {}
     for layout, heat_map in zip(cells, maps, strict=True):
-        words.setdefault(layout.sizes, {})[heat_map.columns.removesuffix("s")] = None
+        is_one = layout.sizes[1] == 1
+        words.setdefault(layout.sizes, {})[heat_map.column if is_one else heat_map.columns] = None
     texts = []
     for (low, high), names in words.items():
         number = f"{low}" if low == high else f"{low} or {high}"
-        end = "" if high == 1 else "s"
-        what = " or ".join(f"{name}{end}" for name in names)
+        what = " or ".join(names)
         texts.append(f"a cell: one {what}" if high == 1 else f"a cell: mean of {number} {what}")
     if style == "blocks":
         texts.append("bits: blank 0, ▁ 1, ▂ 2, ▃ 3, ▄ 4, ▅ 5, ▆ 6, ▇ 7, █ 8 or more")

@@ -13,8 +13,6 @@ from amaqctl.engine.bits_sensitivity import (
     Floats,
     Sensitivity,
     of_site,
-    read_sensitivities,
-    state_file,
 )
 from amaqctl.errors import InputError
 
@@ -71,21 +69,28 @@ def why_sites(source: BitSource) -> tuple[list[WhySite], list[str]]:
             error_id="INPUT-NO-SENSITIVITY",
         )
     snapshot = source.snapshots[0]
-    path = state_file(source.run, snapshot)
-    sensitivities = read_sensitivities(path)
+    if snapshot.reports is None:
+        raise InputError(
+            "the run keeps no range and gradient energy beside its bit-widths: it was saved by an "
+            "earlier version",
+            where=str(source.run.path / "bits" / f"{snapshot.name}.npz"),
+            hint="maps show as before; for --why train again",
+            error_id="INPUT-NO-SENSITIVITY",
+        )
     found, without = [], []
     for site in snapshot.sites:
         label = source.label(site.link, site.role)
-        measured = of_site(sensitivities, site)
+        measured = of_site(snapshot.report(site.link, site.role), site)
         if measured is None:
             without.append(label)
         else:
             found.append(WhySite(label, site.place, site.widths_C, measured))
     if not found:
-        names = " and ".join(sorted({source.quantizers[site.role] for site in snapshot.sites}))
+        roles = {site.role for site in snapshot.sites} | {role for _, role, _ in snapshot.codeless}
+        names = " and ".join(sorted({source.quantizers[role] for role in roles}))
         raise InputError(
             f"{names} kept no range and gradient energy",
-            where=str(path),
+            where=str(source.path),
             hint="--why needs a quantizer that measures them to choose its widths",
             error_id="INPUT-NO-SENSITIVITY",
         )

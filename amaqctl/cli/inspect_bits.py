@@ -74,7 +74,7 @@ def inspect_bits(
         _check_options(checkpoint, over_time, against, style, why)
         from amaqctl.bit_map.document import document
         from amaqctl.bit_map.export import check_export, write_export
-        from amaqctl.bit_map.report import report_of, sites_without_like
+        from amaqctl.bit_map.report import left_out, report_of
         from amaqctl.bit_map.source import open_source
         from amaqctl.bit_map.why import why_sites
 
@@ -86,8 +86,8 @@ def inspect_bits(
         for label in without:
             session.note(f"{label}: its quantizer measures no range and gradient energy")
         if other is not None:
-            for site in sites_without_like(source, other):
-                session.warn(f"{site} has no like in the other; left out")
+            for sentence in left_out(source, other):
+                session.warn(sentence)
         report = report_of(source, other, measured, over_time, sort.value)
         data = document(source, other, measured)
         if export is not None:

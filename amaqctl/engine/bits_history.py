@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from amaqctl.engine.bits_report import Reports, SiteReport, read_reports
 from amaqctl.engine.run_folder import RunFolder
-from amaqctl.engine.widths_file import read_widths
+from amaqctl.engine.widths_file import read_bits_file
 from amaqctl.errors import InputError
 
 FINAL = "final"
@@ -53,12 +54,24 @@ class Snapshot:
     Args:
         name: ``step-000040``, ``final``, or what a trace calls it.
         step: optimizer steps done by then; None where nothing tells.
-        sites: by link, activation before gradient.
+        sites: by link, activation before gradient; those that send codes.
+        reports: what senders said of themselves; None where nothing was kept, as in version 0.1.0.
     """
 
     name: str
     step: int | None
     sites: tuple[SiteWidths, ...]
+    reports: Reports | None = None
+
+    def report(self, link: int, role: str) -> SiteReport | None:
+        """What one sender said, if it was kept."""
+        return (self.reports or {}).get((link, role))
+
+    @property
+    def codeless(self) -> list[tuple[int, str, SiteReport]]:
+        """Link, role and report of senders whose messages have no codes."""
+        reports = sorted((self.reports or {}).items())
+        return [(*place, report) for place, report in reports if not report.has_codes]
 
     def site(self, place: str) -> SiteWidths | None:
         """The site of this name in the file, if it is there."""
@@ -78,7 +91,9 @@ def read_snapshot(path: Path, step: int | None = None) -> Snapshot:
         InputError: it is missing, damaged, or holds something else than vectors of widths.
     """
     try:
-        sites = {_parts(name): widths_C for name, widths_C in read_widths(path).items()}
+        file = read_bits_file(path)
+        sites = {_parts(name): widths_C for name, widths_C in file.widths.items()}
+        reports = None if file.report is None else read_reports(file.report, file.measured)
     except FileNotFoundError:
         raise InputError("there is no such file", where=str(path), error_id="INPUT-BITS") from None
     except (InputError, ValueError) as error:
@@ -89,7 +104,7 @@ def read_snapshot(path: Path, step: int | None = None) -> Snapshot:
             hint="choose another one with --checkpoint; the file is damaged or not amaqctl's",
             error_id="INPUT-BITS",
         ) from error
-    return Snapshot(path.stem, step, sites_in_order(sites).sites)
+    return Snapshot(path.stem, step, sites_in_order(sites).sites, reports)
 
 
 def saved_snapshots(run: RunFolder) -> list[tuple[int, Path]]:
@@ -175,7 +190,7 @@ def _final_step(run: RunFolder) -> int | None:
 
 
 def _not_empty(run: RunFolder, snapshot: Snapshot) -> Snapshot:
-    if not snapshot.sites:
+    if not snapshot.sites and not snapshot.codeless:
         raise InputError(
             "the run has no bit allocation: its quantizers send values without widths",
             where=str(run.path),

@@ -4,28 +4,21 @@ widths relate to it.
 Reverse water-filling gives a column b = const + 1/2 log2(e · r²) bits, where e is the energy of
 the gradient and r the range (Cover and Thomas, Elements of Information Theory, 10.3; a uniform
 quantizer of b bits makes an error of about r² 4^-b, which the loss feels e-fold). A quantizer that
-keeps means ``harm.gradient_energy_K`` and ``harm.range_energy_K`` in its state can be asked. Needs
-numpy only. Legend: K columns of a site.
+measures both says so in its report, which a run keeps. Needs numpy only. Legend: K columns of a
+site.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amaqctl.engine.bits_history import FINAL, SiteWidths, Snapshot
-from amaqctl.engine.run_folder import RunFolder
-from amaqctl.errors import InputError
-from amaqctl.storage import check_regular
+from amaqctl.engine.bits_history import SiteWidths
+from amaqctl.engine.bits_report import SiteReport
 
 Floats = NDArray[np.float64]
-
-_ENERGIES = ("harm.gradient_energy_K", "harm.range_energy_K")
-_SENDER = re.compile(r"link\d+\.(activation|gradient)\.sender")
 
 
 @dataclass(frozen=True)
@@ -78,78 +71,24 @@ def pearson(x_K: Floats, y_K: Floats) -> float | None:
     return float(np.corrcoef(x_K, y_K)[0, 1])
 
 
-def state_file(run: RunFolder, snapshot: Snapshot) -> Path:
-    """The quantizers' state that belongs to a snapshot: its checkpoint's, else the run's last."""
-    own = run.path / "checkpoints" / snapshot.name / "quantizer.safetensors"
-    if snapshot.name != FINAL and own.exists():
-        return own
-    return run.path / "quantizer" / "quantizer.safetensors"
-
-
-def read_sensitivities(path: Path) -> dict[tuple[int, str], Sensitivity]:
-    """What every sender measured, by link and role; empty when its quantizers keep nothing.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    found = {}
-    try:
-        check_regular(path)
-        # Only what is asked for: the same file may hold the memory of every sample.
-        with safe_open(path, framework="numpy") as tensors:
-            names = set(tensors.keys())
-            for place in sorted(_senders(names)):
-                energies = [tensors.get_tensor(f"{place}.{key}") for key in _ENERGIES]
-                link, role, _ = place.split(".")
-                found[int(link.removeprefix("link")), role] = _sensitivity(*energies)
-    except (InputError, OSError, SafetensorError, ValueError, TypeError) as error:
-        raise InputError(
-            f"the quantizers' state cannot be read: {(str(error) or repr(error)).splitlines()[0]}",
-            where=str(path),
-            hint="--why needs the state of a checkpoint that was kept, or of a finished run",
-            error_id="INPUT-QUANTIZER-STATE",
-        ) from error
-    return {place: measured for place, measured in found.items() if measured is not None}
-
-
-def of_site(
-    sensitivities: dict[tuple[int, str], Sensitivity], site: SiteWidths
-) -> Sensitivity | None:
-    """The one that belongs to a site; None when there is none of its number of columns.
+def of_site(report: SiteReport | None, site: SiteWidths) -> Sensitivity | None:
+    """What a sender measured of a site; None when nothing, or not of its number of columns.
 
     A site by positions may be shorter than what was measured: its first positions count.
     """
-    found = sensitivities.get((site.link, site.role))
+    if report is None or report.range_K is None or report.gradient_energy_K is None:
+        return None
     size = site.widths_C.size
-    if found is None or found.range_K.size < size:
+    num_measured = report.range_K.size
+    if num_measured < size or (num_measured > size and site.axis != "position"):
         return None
-    if found.range_K.size > size and site.axis != "position":
+    if report.gradient_energy_K.size != num_measured:
         return None
-    return Sensitivity(found.range_K[:size], found.gradient_energy_K[:size])
-
-
-def _senders(names: set[str]) -> set[str]:
-    """Places ``link<k>.<role>.sender`` that keep both energies."""
-    places = {".".join(name.split(".")[:3]) for name in names}
-    return {
-        place
-        for place in places
-        if _SENDER.fullmatch(place) and all(f"{place}.{key}" in names for key in _ENERGIES)
-    }
-
-
-def _sensitivity(
-    gradient_energy_K: NDArray[np.float32], range_energy_K: NDArray[np.float32]
-) -> Sensitivity | None:
-    """None where they don't fit together or nothing was measured."""
-    energy_K = gradient_energy_K.astype(np.float64)
-    square_K = range_energy_K.astype(np.float64)
-    if energy_K.ndim != 1 or energy_K.shape != square_K.shape:
-        return None
-    is_measured_K = (energy_K > 0) & (square_K > 0)
+    range_K = report.range_K[:size].astype(np.float64)
+    energy_K = report.gradient_energy_K[:size].astype(np.float64)
+    is_measured_K = (energy_K > 0) & (range_K > 0)
     if not is_measured_K.any():
         return None
-    range_K = np.sqrt(np.where(is_measured_K, square_K, np.nan))
-    return Sensitivity(range_K, np.where(is_measured_K, energy_K, np.nan))
+    return Sensitivity(
+        np.where(is_measured_K, range_K, np.nan), np.where(is_measured_K, energy_K, np.nan)
+    )

@@ -55,6 +55,7 @@ class Channel:
 
     Attributes:
         last_allocation: widths of the last training message sent; None before there is one.
+        last_bits: bits a value, header and all, of the last training message sent; None before.
         num_sent, num_received: messages so far, hence the next sequence numbers of both ends.
     """
 
@@ -72,6 +73,7 @@ class Channel:
         self.quantizers = quantizers
         self.is_clean = False
         self.last_allocation: BitAllocation | None = None
+        self.last_bits: float | None = None
         self._transport = transport
         self._lossless = lossless
         self._limits = limits
@@ -108,8 +110,10 @@ class Channel:
             data, sizes = message.to_bytes_and_sizes(self._limits)
         self._transport.send(self.address, data)
         self.num_sent += 1
-        if context.training and quantized.codes is not None:
-            self.last_allocation = quantized.codes.allocation
+        if context.training:
+            self.last_bits = 8 * len(data) / max(x.numel(), 1)
+            if quantized.codes is not None:
+                self.last_allocation = quantized.codes.allocation
         self._on_sent(message, sizes)
 
     def receive(self) -> Received:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
+from amaqctl.engine.bits_report import SiteReport, Vector, report_arrays
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     all_checkpoints,
@@ -18,6 +21,7 @@ from amaqctl.engine.checkpoint import (
     quantizer_state,
     step_of,
 )
+from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.model.adapter import save_adapter
 from amaqctl.storage import explained, remove_folder, write_file, write_json
@@ -26,21 +30,45 @@ from amaqctl.storage import explained, remove_folder, write_file, write_json
 def save_bits(run: Path, step: int, stages: Mapping[int, Stage]) -> None:
     """Write the widths of the last messages into ``bits/step-<step>.npz``.
 
-    One array uint8 (K,) for each channel that has widths, by ``link<k>.<role>.<axis>``.
+    One array uint8 (K,) for each channel that has widths, by ``link<k>.<role>.<axis>``, and what
+    every sender says of itself beside them: see `amaqctl.engine.bits_report`.
 
     Raises:
         ResourceError: it cannot be written.
+        PluginError: a sender's report fails.
     """
-    widths: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    reports: dict[tuple[int, str], SiteReport] = {}
     for stage in stages.values():
         if stage.outgoing is None:
             continue
         for channel in (stage.outgoing.activations, stage.outgoing.gradients):
-            allocation = channel.last_allocation
-            if allocation is not None:
-                place = f"link{channel.address.link}.{channel.address.role}.{allocation.axis}"
-                widths[place] = allocation.widths_C.numpy()
-    write_file(_bits_path(run, step), lambda temporary: _save_npz(temporary, widths))
+            if channel.last_bits is None:  # nothing was sent
+                continue
+            link, role = channel.address.link, channel.address.role
+            reports[link, role] = _report_of(channel, channel.last_bits)
+            if (allocation := channel.last_allocation) is not None:
+                arrays[f"link{link}.{role}.{allocation.axis}"] = allocation.widths_C.numpy()
+    arrays |= report_arrays(reports)
+    write_file(_bits_path(run, step), lambda temporary: _save_npz(temporary, arrays))
+
+
+def _report_of(channel: Channel, bits_a_value: float) -> SiteReport:
+    sender = channel.quantizers.sender
+    report = sender.report()
+    return SiteReport(
+        bits_a_value,
+        channel.last_allocation is not None,
+        None if report.target_bits is None else float(report.target_bits),
+        report.column,
+        sender.legal_bits(),
+        _plain(report.range_K),
+        _plain(report.gradient_energy_K),
+    )
+
+
+def _plain(values_K: Tensor | None) -> Vector | None:
+    return None if values_K is None else values_K.detach().to("cpu", torch.float32).numpy()
 
 
 def save_outcome(run: Path, step: int, contents: CheckpointContents) -> None:

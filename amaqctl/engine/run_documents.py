@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    RootModel,
+    field_validator,
+    model_validator,
+)
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 _Bits = Annotated[int, Field(ge=0, le=16)]
@@ -162,6 +170,27 @@ class EnvironmentDocument(_Document):
     __pydantic_extra__: dict[str, JsonValue]
 
     plugins: dict[str, _PluginOrigin | str] | None = None
+
+
+class SiteReportDocument(_Document):
+    """What a sender said of itself when widths were saved."""
+
+    bits_a_value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    has_codes: bool
+    target_bits: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    column: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    legal_bits: Annotated[list[_Bits], Field(min_length=2, max_length=2)] | None = None
+
+    @field_validator("column")
+    @classmethod
+    def _one_line(cls, column: str | None) -> str | None:
+        if column is not None and not column.isprintable():
+            raise ValueError("a name of one line is due")
+        return column
+
+
+class BitsDocument(RootModel[dict[_Channel, SiteReportDocument]]):
+    """``report`` in ``bits/*.npz``: what each sender said, by channel."""
 
 
 class _ResolvedOptions(_Document):

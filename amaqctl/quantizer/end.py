@@ -23,6 +23,7 @@ from amaqctl.errors import InputError, QuantizationError
 from amaqctl.quantizer.acceptance import acceptance
 from amaqctl.quantizer.contract import BitReport, Quantizer, QuantizerConfig
 from amaqctl.quantizer.layout import Layout, LayoutError, check_finite
+from amaqctl.quantizer.report_fault import report_fault
 from amaqctl.quantizer.site import Site, TensorContext
 from amaqctl.quantizer.tensors import QuantizedTensor
 from amaqctl.registry import Offer
@@ -39,6 +40,7 @@ class QuantizerEnd:
     def __init__(self, offer: Offer, quantizer: Quantizer) -> None:
         self.offer = offer
         self.quantizer = quantizer
+        self._last_layout: Layout | None = None
 
     @property
     def site(self) -> Site:
@@ -176,11 +178,18 @@ class QuantizerEnd:
         return allocation
 
     def report(self) -> BitReport:
-        """What reports show beside the widths."""
+        """What reports show beside the widths.
+
+        Raises:
+            PluginError: it fails, or a part of the report is not what `BitReport` says.
+        """
         with self._blamed("report"):
             report = self.quantizer.report()
         if not isinstance(report, BitReport):
             self._fail("report", None, f"returned {_kind(report)}, no BitReport")
+        fault = report_fault(report)
+        if fault:
+            self._fail("report", None, f"returned {fault}")
         return report
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -228,10 +237,16 @@ class QuantizerEnd:
             self._fail("layout", context, f"returned {_kind(layout)}, no Layout")
         return layout
 
+    def legal_bits(self) -> tuple[int, int] | None:
+        """Least and largest width that the last message could have had; None if undeclared."""
+        codes = None if self._last_layout is None else self._last_layout.codes
+        return (min(codes.widths), max(codes.widths)) if codes and codes.widths else None
+
     def _check_layout(self, quantized: QuantizedTensor, context: TensorContext) -> None:
         check_finite(quantized)
         allocation = None if quantized.codes is None else quantized.codes.allocation
         layout = self.layout(tuple(quantized.shape), quantized.dtype, context, allocation)
+        self._last_layout = layout
         if layout is not None:
             layout.check(quantized)
 
