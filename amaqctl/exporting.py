@@ -33,6 +33,7 @@ from amaqctl.model.reading import first_line
 from amaqctl.model.source import ModelSource
 from amaqctl.model.tokenizer import load_tokenizer
 from amaqctl.model.weight_files import find_file
+from amaqctl.occupied import occupied_export, refuse_export
 from amaqctl.quantizer import DTYPES
 from amaqctl.storage import AlreadyThere, explained, write_folder
 
@@ -66,25 +67,6 @@ class MergeCheck:
     tolerance: float
     tolerance_saved: float
     num_logits: int
-
-
-def refuse_target(folder: Path) -> None:
-    """Raise unless ``folder`` is new or empty.
-
-    Raises:
-        InputError: it holds something, or is no folder.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise _occupied(folder)
-
-
-def _occupied(folder: Path) -> InputError:
-    return InputError(
-        "exists already and is not empty; nothing is overwritten",
-        where=str(folder),
-        hint="choose another --to",
-        error_id="INPUT-EXPORT-EXISTS",
-    )
 
 
 def export_adapter(adapter: Path, folder: Path, source: ModelSource | None, readme: str) -> None:
@@ -255,12 +237,12 @@ def _copy_generation_config(source: ModelSource, folder: Path) -> None:
 
 
 def _whole_or_nothing(folder: Path, write: Callable[[Path], None]) -> None:
-    refuse_target(folder)
+    refuse_export(folder)
     place = folder.resolve() if folder.is_dir() else folder  # a link to an empty folder stays one
     try:
         write_folder(place, write)
     except AlreadyThere:
-        raise _occupied(folder) from None
+        raise occupied_export(folder) from None
     except ResourceError as error:
         error.hint = "free some space, or choose another place with --to"
         raise

@@ -7,7 +7,6 @@ have been given, at the weights of a run without quantization.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import torch
 
 from amaqctl import __version__
 from amaqctl.build import Built, build, resolve_parts
-from amaqctl.errors import InputError, ResourceError
+from amaqctl.errors import ResourceError
+from amaqctl.occupied import occupied_trace, refuse_trace
 from amaqctl.profile import load_profile
 from amaqctl.quantizer import DTYPES, Site, TensorContext
 from amaqctl.storage import AlreadyThere, write_file
@@ -108,7 +108,7 @@ def record(recording: Recording, out: Path, on_step: Callable[[int], None]) -> N
         ResourceError: no room, or it cannot be written; nothing is left behind.
         DivergedError: from training.
     """
-    refuse_existing(out)
+    refuse_trace(out)
     _check_room(recording.num_bytes, out)
 
     def write(made: Path) -> None:
@@ -118,22 +118,7 @@ def record(recording: Recording, out: Path, on_step: Callable[[int], None]) -> N
     try:
         write_file(out, write, replace=False)
     except AlreadyThere:
-        raise _occupied(out) from None
-
-
-def refuse_existing(out: Path) -> None:
-    """Raise InputError if there is something at ``out`` already."""
-    if os.path.lexists(out):
-        raise _occupied(out)
-
-
-def _occupied(out: Path) -> InputError:
-    return InputError(
-        "exists already; a trace is never overwritten",
-        where=str(out),
-        hint="choose another --out",
-        error_id="INPUT-TRACE-EXISTS",
-    )
+        raise occupied_trace(out) from None
 
 
 def _train(recording: Recording, file: BinaryIO, on_step: Callable[[int], None]) -> None:

@@ -15,6 +15,7 @@ from amaqctl.cli.console.session import Json, Session, Set, Traceback, command
 from amaqctl.cli.quantizer_text import name_and_options
 from amaqctl.engine.run_search import find_trace
 from amaqctl.errors import UsageError
+from amaqctl.occupied import refuse_trace
 from amaqctl.units import mib
 
 if TYPE_CHECKING:
@@ -143,10 +144,10 @@ def _record(
     limit_mib: int,
 ) -> None:
     checked_profile(profile, overrides)
+    refuse_trace(out)
     from amaqctl import recording
     from amaqctl.engine.advice import advised
 
-    recording.refuse_existing(out)
     session.note("loading …")
     num_steps = steps or _DEFAULT_STEPS
     prepared = recording.prepare(profile, overrides, first_step, num_steps, limit_mib * 2**20)

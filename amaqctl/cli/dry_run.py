@@ -38,12 +38,11 @@ def dry_run(
     Raises:
         AmaqError: everything that would stop training before its second step.
     """
-    loaded = checked_profile(profile, overrides)
+    loaded = checked_profile(profile, overrides, out)
     from amaqctl import build
     from amaqctl.engine.advice import advised
-    from amaqctl.forecast import forecast, refuse_existing_run
+    from amaqctl.forecast import forecast
 
-    refuse_existing_run(out)
     session.note("rehearsing …")
     built = build.build(loaded)
     for text in built.warnings:

@@ -13,6 +13,7 @@ from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
 from amaqctl.engine.run_search import existing_run
 from amaqctl.errors import InputError, UsageError
+from amaqctl.occupied import refuse_export
 from amaqctl.units import mib
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ def export(
     """
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
         folder = existing_run(run)
+        if onto_another_base and not merge:
+            raise UsageError("--onto-another-base goes with --merge")
+        refuse_export(to)
         session.note("loading …")
         from amaqctl import exporting, runs
         from amaqctl.engine.checkpoint_choice import choose_checkpoint
 
-        if onto_another_base and not merge:
-            raise UsageError("--onto-another-base goes with --merge")
-        exporting.refuse_target(to)
         choice = choose_checkpoint(folder, checkpoint)
         loaded = runs.profile_of(folder)
         model = loaded.profile.model

@@ -83,7 +83,7 @@ def _train(
     out: Path | None,
     name: str | None,
 ) -> None:
-    loaded = None if profile is None else checked_profile(profile, overrides)
+    loaded = None if profile is None else checked_profile(profile, overrides, out)
     if resume is not None and Path(resume).parent.name != "checkpoints":
         existing_run(resume)
     session.note("loading …")

@@ -25,8 +25,7 @@ def fill_new_folder(
         InputError: it exists and is not empty, or another process makes it.
         ResourceError: it cannot be written.
     """
-    if os.path.lexists(path) and not _is_free(path):
-        raise _occupied(path)
+    refuse_occupied(path)
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = locked(path)
@@ -43,6 +42,16 @@ def fill_new_folder(
         finally:
             if lock:
                 os.close(lock)
+
+
+def refuse_occupied(path: Path) -> None:
+    """Refuse a place for a new run folder where something stands already.
+
+    Raises:
+        InputError: it exists and is not empty.
+    """
+    if os.path.lexists(path) and not _is_free(path):
+        raise _occupied(path)
 
 
 def locked(path: Path) -> int | bool | None:

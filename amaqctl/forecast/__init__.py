@@ -17,19 +17,13 @@ import torch
 from amaqctl.build import Built
 from amaqctl.engine.trainer import peak_memory_mib
 from amaqctl.forecast.holdings import DataFacts, Piece, StageHolding, data_facts, holdings
-from amaqctl.forecast.machine import (
-    DiskForecast,
-    disk_forecast,
-    refuse_existing_run,
-    refuse_full_disk,
-)
+from amaqctl.forecast.machine import DiskForecast, disk_forecast, refuse_full_disk
 from amaqctl.forecast.rehearsal import rehearse
 from amaqctl.forecast.wire import ChannelForecast, data_order, forecast_channels
 
 __all__ = [
     "ChannelForecast", "DataFacts", "DiskForecast", "Forecast", "MemoryFacts", "Piece",
-    "StageHolding", "TimeForecast", "forecast", "refuse_existing_run",
-    "refuse_full_disk",
+    "StageHolding", "TimeForecast", "forecast", "refuse_full_disk",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from amaqctl.build import Built
 from amaqctl.engine.checkpoint import save_checkpoint
-from amaqctl.errors import InputError, ResourceError
+from amaqctl.errors import ResourceError
 from amaqctl.forecast.rehearsal import Rehearsal
 from amaqctl.model.lora import lora_parameters
 
@@ -105,17 +105,6 @@ def refuse_full_disk(built: Built, out: Path | None) -> None:
             where=str(folder),
             hint="free some space, or choose another place with output.root or --out",
             error_id="RESOURCE-DISK",
-        )
-
-
-def refuse_existing_run(out: Path | None) -> None:
-    """Raise InputError for a run folder that training would refuse, before anything is loaded."""
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "exists already; a run is never overwritten",
-            where=str(out),
-            hint="choose another --out, or leave it away",
-            error_id="INPUT-RUN-EXISTS",
         )
 
 
