@@ -11,12 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from amaqctl.cli.main import app
 from amaqctl.forecast import machine
-from amaqctl.forecast.wire import StepShape, sampled_steps
+from amaqctl.forecast.data_order import DataOrder
+from amaqctl.forecast.wire import sampled_steps
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "dry-run-80.txt"
 
@@ -226,9 +228,10 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
 
 
 def test_a_long_run_is_measured_where_it_changes():
-    first_epoch = [StepShape(512, 1.0)] * 700
-    later = [StepShape(512, 0.0)] * 9300
-    steps = sampled_steps([*first_epoch, *later], 4)
+    steps_S, ones_S = np.arange(10_000), np.ones(10_000)
+    visits_S = 1.0 * (steps_S < 700)
+    order = DataOrder(10_000, 10_000, steps_S, ones_S, 512 * ones_S, visits_S, {}, 0, 700)
+    steps = sampled_steps(order, 4)
     assert steps[0] == 4
     assert steps[-1] == 9999
     assert {699, 700} <= set(steps)

@@ -96,6 +96,7 @@ def _document(built: Built, found: Forecast) -> dict[str, Any]:
             "run_bytes_at_16_bits": 2 * run_values,
             **{f"{role}_bits_at_end": found.bits(role, at_end=True) for role in roles},
             "seconds": found.time.run_seconds,
+            "counted_steps": found.num_counted_steps,
         },
         "time": asdict(found.time),
         "memory": asdict(found.memory),
@@ -177,6 +178,7 @@ def _outlook(found: Forecast) -> list[tuple[str, str]]:
     return [
         ("exact", "the bytes and bits of step 1, which was really trained"),
         ("forecast", "bits at the end and the run's MiB, from messages of sampled steps"),
+        *_extrapolated(found),
         ("wire", f"{mib(run_bytes)} in all; 16 bit: {mib(raw_bytes)} "
          f"({raw_bytes / run_bytes:.2f}x)"),
         ("time", f"a first guess: {duration(time.run_seconds)} ({time.num_steps:,} steps of "
@@ -188,6 +190,14 @@ def _outlook(found: Forecast) -> list[tuple[str, str]]:
         ("", f"checkpoints {disk.num_checkpoints} x {mib(disk.checkpoint_bytes)}, "
          f"adapter {mib(disk.adapter_bytes)}{state}"),
     ]  # fmt: skip
+
+
+def _extrapolated(found: Forecast) -> list[tuple[str, str]]:
+    """A line where the data of the run were not counted to its end."""
+    counted, num_steps = found.num_counted_steps, found.time.num_steps
+    if counted == num_steps:
+        return []
+    return [("", f"data counted for {counted:,} steps, extrapolated to {num_steps:,}")]
 
 
 def _marked(pieces: Sequence[Piece]) -> str:

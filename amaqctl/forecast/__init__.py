@@ -16,10 +16,11 @@ import torch
 
 from amaqctl.build import Built
 from amaqctl.engine.trainer import peak_memory_mib
+from amaqctl.forecast.data_order import data_order
 from amaqctl.forecast.holdings import DataFacts, Piece, StageHolding, data_facts, holdings
 from amaqctl.forecast.machine import DiskForecast, disk_forecast, refuse_full_disk
 from amaqctl.forecast.rehearsal import rehearse
-from amaqctl.forecast.wire import ChannelForecast, data_order, forecast_channels
+from amaqctl.forecast.wire import ChannelForecast, forecast_channels
 
 __all__ = [
     "ChannelForecast", "DataFacts", "DiskForecast", "Forecast", "MemoryFacts", "Piece",
@@ -59,11 +60,16 @@ class MemoryFacts:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Everything a dry run tells."""
+    """Everything a dry run tells.
+
+    ``num_counted_steps``: of the run's first steps, whose batches were built; what the data are
+    like after them is extrapolated.
+    """
 
     stages: tuple[StageHolding, ...]
     data: DataFacts
     channels: tuple[ChannelForecast, ...]
+    num_counted_steps: int
     loss_before: float
     time: TimeForecast
     memory: MemoryFacts
@@ -95,7 +101,7 @@ def forecast(built: Built, out: Path | None) -> Forecast:
     order = data_order(built)
     rehearsal = rehearse(built)
     num_seen = sum(first < len(rehearsal.steps) for first in order.first_steps.values())
-    disk = disk_forecast(built, rehearsal, len(order.first_steps), num_seen, out)
+    disk = disk_forecast(built, rehearsal, order.num_samples, num_seen, out)
     memory = MemoryFacts(
         round(peak_memory_mib() * 2**20),
         psutil.virtual_memory().total,
@@ -107,6 +113,7 @@ def forecast(built: Built, out: Path | None) -> Forecast:
         stages=tuple(stages),
         data=data,
         channels=tuple(channels),
+        num_counted_steps=order.num_counted,
         loss_before=rehearsal.loss,
         time=TimeForecast(
             step_seconds=rehearsal.seconds[-1],

@@ -1,7 +1,8 @@
 """Bytes of a whole run, forecast from messages that were really encoded.
 
-Every step's batch is known beforehand: its padded length, and how many of its samples come for
-the first time, which decides what a quantizer with a memory sends. What a value costs is measured
+Every step's batch is known beforehand (`data_order`): its padded length, and how many of its
+samples come for the first time, which decides what a quantizer with a memory sends. What a value
+costs is measured
 at a few dozen steps spread over the run: the quantizers, as the real first steps left them, are
 told the late step's number and samples and encode the tensors of an early one. In between, the
 cost is interpolated, apart for first and for later visits. Learned widths move meanwhile by their
@@ -24,25 +25,15 @@ from amaqctl.bits import BitAllocation
 from amaqctl.build import Built
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
+from amaqctl.forecast.data_order import Array, DataOrder, spread
 from amaqctl.forecast.rehearsal import Rehearsal, batch_of
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch, split_batch
 from amaqctl.wire import Message
 
 _NUM_SAMPLED = 24
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """What is known of a step before it is run.
-
-    Args:
-        num_positions: B x T, padding included.
-        first_visits: share of the rows whose sample was in no earlier step, 0 to 1.
-    """
-
-    num_positions: int
-    first_visits: float
+_MOST_MOVES = 500
+"""Of learned widths between two sampled steps; a run of 5,000 steps has no more there."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,8 @@ class ChannelForecast:
     Args:
         link, role: which.
         first_step_bytes, first_step_values: counted, of step 0.
-        run_bytes: forecast, of all steps. run_values: of all steps, known.
+        run_bytes: forecast, of all steps. run_values: of all steps, known as far as the data are
+            counted.
         last_step_bits: forecast, real bits a value of the last step.
     """
 
@@ -72,56 +64,28 @@ class ChannelForecast:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Measured bits a value at one step; ``first_visits`` as in `StepShape`."""
+    """Measured bits a value at one step; ``first_visits`` as in `DataOrder`."""
 
     step: int
     first_visits: float
     bits: float
 
 
-@dataclass(frozen=True)
-class DataOrder:
-    """The run's data, step for step.
-
-    Args:
-        shapes: of every step.
-        first_steps: step of each sample's first visit.
-    """
-
-    shapes: tuple[StepShape, ...]
-    first_steps: Mapping[int, int]
-
-
-def data_order(built: Built) -> DataOrder:
-    """The order in which the run will see its data: a pure function of seed and step."""
-    first_steps: dict[int, int] = {}
-    shapes = []
-    for step in range(built.loaded.profile.train.max_steps):
-        batch = batch_of(built, step)
-        for sample in batch.sample_ids:
-            first_steps.setdefault(sample, step)
-        new = [first_steps[sample] == step for sample in batch.sample_ids]
-        shapes.append(StepShape(batch.input_ids_BT.numel(), sum(new) / len(new)))
-    return DataOrder(tuple(shapes), first_steps)
-
-
 def forecast_channels(
     built: Built, rehearsal: Rehearsal, order: DataOrder
 ) -> list[ChannelForecast]:
     """Every channel's bytes over the run; the quantizers of ``built`` are used up by it."""
-    shapes = order.shapes
     costs: dict[Any, list[_Cost]] = {}
     for step, result in enumerate(rehearsal.steps):
         for address, channel in result.traffic:
-            cost = _Cost(step, shapes[step].first_visits, channel.bits_a_value)
+            cost = _Cost(step, float(order.first_visits_S[step]), channel.bits_a_value)
             costs.setdefault(address, []).append(cost)
     if rehearsal.tensors:
         _sample(built, rehearsal, order, costs)
     forecasts = []
     for address, first in rehearsal.steps[0].traffic:
-        values_a_position = first.values / shapes[0].num_positions
-        values_S = values_a_position * np.array([shape.num_positions for shape in shapes])
-        bits_S = _interpolated(costs[address], shapes)
+        values_S = first.values / order.positions_S[0] * order.positions_S
+        bits_S = _interpolated(costs[address], order)
         bytes_S = bits_S * values_S / 8
         for step, result in enumerate(rehearsal.steps):
             bytes_S[step] = result.traffic.channels[address].total_bytes
@@ -131,39 +95,35 @@ def forecast_channels(
                 address.role,
                 first.total_bytes,
                 first.values,
-                round(float(bytes_S.sum())),
-                round(float(values_S.sum())),
+                round(order.total(bytes_S)),
+                round(order.total(values_S)),
                 float(8 * bytes_S[-1] / values_S[-1]),
             )
         )
     return forecasts
 
 
-def sampled_steps(shapes: Sequence[StepShape], first: int) -> list[int]:
+def sampled_steps(order: DataOrder, first: int) -> list[int]:
     """Steps worth measuring from ``first`` on: dense at the start, evenly to the last one, and
     where first visits end and later ones begin."""
-    last = len(shapes) - 1
+    last = order.num_steps - 1
     even = np.linspace(first, last, _NUM_SAMPLED // 2)
     dense = first + np.geomspace(1, max(last - first, 1), _NUM_SAMPLED // 2) - 1
-    steps = {round(float(step)) for step in (*even, *dense)}
-    visits = {
-        share: [s for s in range(first, last + 1) if shapes[s].first_visits == share]
-        for share in (0.0, 1.0)
-    }
-    steps |= set(visits[1.0][-1:]) | set(visits[0.0][:1])
-    return sorted(steps)
+    of_first, of_later = (
+        order.steps_S[(order.first_visits_S == share) & (order.steps_S >= first)]
+        for share in (1.0, 0.0)
+    )
+    return sorted({round(float(s)) for s in (*even, *dense, *of_first[-1:], *of_later[:1])})
 
 
-def _interpolated(costs: Sequence[_Cost], shapes: Sequence[StepShape]) -> np.ndarray[Any, Any]:
-    """Bits a value of every step: between its neighbours of the same kind of visit."""
-    steps_S = np.arange(len(shapes))
+def _interpolated(costs: Sequence[_Cost], order: DataOrder) -> Array:
+    """Bits a value of the steps looked at: between its neighbours of the same kind of visit."""
     curves = []
     for share in (0.0, 1.0):
         alike = [c for c in costs if c.first_visits == share] or costs
-        curves.append(np.interp(steps_S, [c.step for c in alike], [c.bits for c in alike]))
-    first_visits_S = np.array([shape.first_visits for shape in shapes])
+        curves.append(np.interp(order.steps_S, [c.step for c in alike], [c.bits for c in alike]))
     later_S, first_S = curves
-    return np.asarray(first_visits_S * first_S + (1 - first_visits_S) * later_S)
+    return np.asarray(order.first_visits_S * first_S + (1 - order.first_visits_S) * later_S)
 
 
 def _sample(
@@ -171,17 +131,17 @@ def _sample(
 ) -> None:
     """Add measured costs of later steps, in the order of steps: state never goes back."""
     stages = [stage for stage in built.engine.stages.values() if stage.outgoing is not None]
-    total_steps = len(order.shapes)
+    total_steps = order.num_steps
     num_parts = built.loaded.profile.train.micro_batches
     now = rehearsal.num_trained
     # The step over lossless messages is none that these quantizers have sent.
     real = range(len(rehearsal.steps))
     sent = {sample for step in real for sample in batch_of(built, step).sample_ids}
-    for step in sampled_steps(order.shapes, len(rehearsal.steps)):
-        _move_widths(stages, range(now, step), total_steps)
+    for step in sampled_steps(order, len(rehearsal.steps)):
+        _move_widths(stages, spread(now, step - now, _MOST_MOVES), total_steps)
         now = max(now, step)
         part = split_batch(batch_of(built, step), num_parts)[0]
-        is_old = [order.first_steps[sample] < step for sample in part.sample_ids]
+        is_old = [order.is_old(sample, step) for sample in part.sample_ids]
         # Seen by then, but not by these quantizers: sent once before what is measured.
         missed = [
             o and sample not in sent for o, sample in zip(is_old, part.sample_ids, strict=True)
@@ -248,9 +208,9 @@ def _of_shape(x: Tensor, shape: torch.Size) -> Tensor:
     return x[rows][:, positions].contiguous()
 
 
-def _move_widths(stages: Sequence[Stage], steps: range, total_steps: int) -> None:
-    """Let learned widths follow their own penalty for some steps, with the run's optimizer."""
-    for step in steps:
+def _move_widths(stages: Sequence[Stage], steps: Array, total_steps: int) -> None:
+    """Let learned widths follow their own penalty at some steps, with the run's optimizer."""
+    for step in map(int, steps):
         moved = False
         for stage in stages:
             assert stage.outgoing is not None
