@@ -2,28 +2,29 @@
 
 torch is imported once; a case is a fork that goes into a fresh folder, writes the case's files
 and calls the program's own ``main``. A case fails when the program ends in exit code 1 or by a
-signal, shows a traceback, takes longer than ``SECONDS``, or grows by more than ``MEBIBYTES`` of
-resident memory. A module of cases is a function ``cases(seed)`` that yields them without end and
-a last line ``sys.exit(main(cases, __doc__))``.
+signal, shows a traceback, works or waits too long, or grows by more than ``MEBIBYTES`` of
+resident memory. A kind of cases is a module with a function ``cases(seed)`` that yields them
+without end. Where the command line would cost too much, a case is a `Check` in this process.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 SECONDS = 20.0
+"""Of processor time, which does not depend on who else is at work."""
+WAITING_SECONDS = 20.0
+"""Of wall clock in which it does nothing and asks for no processor, as one who reads a pipe."""
 MEBIBYTES = 400
 _KILL_MEBIBYTES = 3000
 """A case that has grown so far is ended, for the machine's sake."""
@@ -49,12 +50,26 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One call of a function.
+
+    Attributes:
+        name: what was done to which input, for the report.
+        run: returns one word for how it ended; whatever it raises is a fault.
+    """
+
+    name: str
+    run: Callable[[], str]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a case ended.
 
     Attributes:
         exit_code: of the program; -N where signal N ended it.
-        seconds: wall clock.
+        seconds: of processor time.
+        waited_seconds: of wall clock, the longest that it did nothing.
         grown_mebibytes: resident memory at its peak, less what the process began with.
         output: of stdout and stderr together.
     """
@@ -63,11 +78,14 @@ class Outcome:
     seconds: float
     grown_mebibytes: float
     output: bytes
+    waited_seconds: float = 0.0
 
     def fault(self) -> str | None:
         """Why the case fails; None where it passes."""
         if self.seconds > SECONDS:
             return f"hang: {self.seconds:.0f} s"
+        if self.waited_seconds > WAITING_SECONDS:
+            return f"hang: {self.waited_seconds:.0f} s of waiting"
         if self.grown_mebibytes > MEBIBYTES:
             return f"memory: {self.grown_mebibytes:.0f} MiB"
         if self.exit_code == 1 or self.exit_code < 0:
@@ -77,24 +95,43 @@ class Outcome:
         return None
 
 
-def run_case(case: Case) -> Outcome:
-    """Run ``case`` in a fork of this process and in a folder that is removed afterwards."""
-    folder = tempfile.mkdtemp(prefix="amaqctl-fuzz-")
+def run_case(case: Case, folder: Path | None = None) -> Outcome:
+    """Run ``case`` in a fork of this process.
+
+    Args:
+        folder: where it runs; None for a fresh one, which is removed afterwards.
+    """
+    place = str(folder) if folder else tempfile.mkdtemp(prefix="amaqctl-fuzz-")
     descriptor, log = tempfile.mkstemp(prefix="amaqctl-fuzz-")
     os.close(descriptor)
     try:
-        started = time.monotonic()
         child = os.fork()
         if child == 0:
-            _be_the_program(case, folder, log)
+            _be_the_program(case, place, log)
         before = _resident_mebibytes(child)  # less than ours: a fork leaves file pages behind
-        status, peak = _watch(child, before, started)
-        seconds = time.monotonic() - started
-        output = Path(log).read_bytes()[-20_000:]
-        return Outcome(os.waitstatus_to_exitcode(status), seconds, peak - before, output)
+        status, usage, waited_seconds = _watch(child, before)
+        return Outcome(
+            os.waitstatus_to_exitcode(status),
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss / 1024 - before,
+            Path(log).read_bytes()[-20_000:],
+            waited_seconds,
+        )
     finally:
         os.unlink(log)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def set_up(case: Case, folder: Path) -> None:
+    """Make a folder with the case's files in it and go there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    for path, content in case.files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content)
+    if case.prepare is not None:
+        case.prepare()
 
 
 def _be_the_program(case: Case, folder: str, log: str) -> None:
@@ -102,12 +139,7 @@ def _be_the_program(case: Case, folder: str, log: str) -> None:
     code = 1
     try:
         os.setsid()
-        os.chdir(folder)
-        for path, content in case.files.items():
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_bytes(content)
-        if case.prepare is not None:
-            case.prepare()
+        set_up(case, Path(folder))
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(output, stream)
@@ -130,18 +162,32 @@ def _be_the_program(case: Case, folder: str, log: str) -> None:
         os._exit(code)
 
 
-def _watch(child: int, before: float, started: float) -> tuple[int, float]:
-    """The wait status, and the most MiB that were resident."""
+def _watch(child: int, before: float) -> tuple[int, resource.struct_rusage, float]:
+    """The wait status, what the child used, how long it waited; one that goes too far is ended."""
+    active, seconds, longest = time.monotonic(), 0.0, 0.0
     while True:
         found, status, usage = os.wait4(child, os.WNOHANG)
         if found:
-            return status, usage.ru_maxrss / 1024
+            return status, usage, longest
+        state, now = _state_and_seconds(child)
+        if state != "S" or now > seconds:
+            active, seconds = time.monotonic(), now
+        longest = max(longest, time.monotonic() - active)
         grown = _resident_mebibytes(child) - before
-        if time.monotonic() - started > SECONDS + 1 or grown > _KILL_MEBIBYTES:
+        if now > SECONDS or longest > WAITING_SECONDS or grown > _KILL_MEBIBYTES:
             os.kill(child, signal.SIGKILL)
             _, status, usage = os.wait4(child, 0)
-            return status, usage.ru_maxrss / 1024
-        time.sleep(0.005)
+            return status, usage, longest
+        time.sleep(0.01)
+
+
+def _state_and_seconds(process: int) -> tuple[str, float]:
+    """``S`` for one that waits, and its processor time."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0.0
+    return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_mebibytes(process: int) -> float:
@@ -167,63 +213,3 @@ def warm_up() -> None:
     source = resolve_source("tiny", None, local_files_only=True)
     load_config(source)
     load_tokenizer(source)
-
-
-def run_all(
-    cases: Iterator[Case], num_cases: int, keep: Path | None = None, only: int | None = None
-) -> int:
-    """Run so many cases and report; the number that failed.
-
-    Args:
-        cases: where they come from. num_cases: how many to take.
-        keep: a folder for the files and the output of those that failed.
-        only: run the case of this number alone, and show what it prints.
-    """
-    warm_up()
-    codes: Counter[int] = Counter()
-    failed, slowest, largest = 0, 0.0, 0.0
-    for number, case in enumerate(islice(cases, num_cases)):
-        if only not in (None, number):
-            continue
-        outcome = run_case(case)
-        codes[outcome.exit_code] += 1
-        slowest = max(slowest, outcome.seconds)
-        largest = max(largest, outcome.grown_mebibytes)
-        fault = outcome.fault()
-        if fault:
-            failed += 1
-            # A name may hold halves of surrogate pairs.
-            print(f"case {number}, {case.name!a}: {fault}", flush=True)
-            print("    " + _last_line(outcome.output), flush=True)
-            if keep is not None:
-                _keep(keep / str(number), case, outcome)
-        if only is not None:
-            print(outcome.output.decode("utf-8", "replace"))
-    ends = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
-    print(f"{codes.total()} cases, {failed} failed; exit codes {ends}")
-    print(f"slowest {slowest:.1f} s, largest growth {largest:.0f} MiB")
-    return failed
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "(no output)"
-
-
-def _keep(folder: Path, case: Case, outcome: Outcome) -> None:
-    for path, content in case.files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    (folder / "output.txt").write_bytes(outcome.output)
-    (folder / "command.txt").write_text(f"{case.name!a}\namaqctl {case.arguments!a}\n")
-
-
-def main(cases: Callable[[int], Iterator[Case]], about: str | None) -> int:
-    """The command line of a module of cases: 0 where every case passed, else 1."""
-    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
-    parser.add_argument("--cases", type=int, default=300, help="how many to run")
-    parser.add_argument("--seed", type=int, default=0, help="decides the cases")
-    parser.add_argument("--keep", type=Path, help="folder for what failed")
-    parser.add_argument("--only", type=int, help="run the case of this number alone")
-    asked = parser.parse_args()
-    return int(bool(run_all(cases(asked.seed), asked.cases, asked.keep, asked.only)))

@@ -3,9 +3,9 @@
 import os
 import time
 
-import fuzz_runner
 import pytest
-from fuzz_runner import Case, Outcome, run_case
+from fuzzing import runner
+from fuzzing.runner import Case, Outcome, run_case
 
 
 def test_a_case_runs_in_a_folder_of_its_own_with_its_files():
@@ -26,8 +26,15 @@ def test_preparation_runs_in_the_folder_before_the_program():
 
 
 def test_a_case_that_does_not_end_is_ended_and_is_a_fault(monkeypatch):
-    monkeypatch.setattr(fuzz_runner, "SECONDS", 0.5)
+    monkeypatch.setattr(runner, "WAITING_SECONDS", 0.5)
     outcome = run_case(Case("asleep", ("--version",), prepare=lambda: time.sleep(60)))
+    assert outcome.exit_code == -9
+    assert outcome.fault() == f"hang: {outcome.waited_seconds:.0f} s of waiting"
+
+
+def test_a_case_that_works_without_end_is_ended_and_is_a_fault(monkeypatch):
+    monkeypatch.setattr(runner, "SECONDS", 0.5)
+    outcome = run_case(Case("busy", ("--version",), prepare=lambda: sum(iter(int, 1))))
     assert outcome.exit_code == -9
     assert outcome.fault() == f"hang: {outcome.seconds:.0f} s"
 

@@ -1,4 +1,4 @@
-"""Broken model folders: `python tests/fuzz_models.py --cases N --seed S` (see `fuzz_runner`)."""
+"""Broken model folders: their settings, tokenizer, weights and index."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import random
 import string
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fuzz_runner import Case, main
 from model_folder import write_model_folder, write_profile
+
+from fuzzing.runner import Case
 
 _JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _INDEX = "model.safetensors.index.json"
@@ -220,7 +220,3 @@ def _file(rng: random.Random, files: dict[str, bytes]) -> str:
          files.get("m/tokenizer_config.json", b""), json.dumps({"bos_token": 7}).encode())
     )  # fmt: skip
     return f"also {new}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(cases, __doc__))

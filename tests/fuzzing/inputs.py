@@ -1,21 +1,16 @@
-"""Hostile profiles and data files through the real command line, made with their grammar in mind.
-
-``python tests/fuzz_inputs.py --cases 3000 --seed 1`` runs so many; what a case is, and what fails,
-says `fuzz_runner`. The same seed gives the same cases.
-"""
+"""Hostile profiles and data files, and overrides of profiles."""
 
 from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from fuzz_disk import odd_files
-from fuzz_runner import Case, main
-from fuzz_values import break_bytes, break_row, break_text, odd_text, odd_value
+from fuzzing.odd_files import odd_files
+from fuzzing.runner import Case
+from fuzzing.values import break_bytes, break_row, break_text, odd_text, odd_value
 
 Draw = random.Random
 _MOST_CHARACTERS = 4_000_000
@@ -196,7 +191,3 @@ def _yaml(draw: Draw, tree: Any) -> bytes:
         for key, value in tree.items()
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
-
-
-if __name__ == "__main__":
-    sys.exit(main(cases, __doc__))
