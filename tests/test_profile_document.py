@@ -70,7 +70,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_siz
 @settings(max_examples=100, deadline=None)
 @given(
     description=st.none() | TEXTS,
-    lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    lr=st.floats(min_value=0, exclude_min=True, max_value=1e6),
     cuts=st.just("all") | st.sets(st.integers(1, 10**6), min_size=1).map(sorted),
     options=st.dictionaries(TEXTS, st.none() | st.booleans() | TEXTS | st.lists(TEXTS)),
 )

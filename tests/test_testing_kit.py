@@ -280,8 +280,9 @@ def test_a_finding_names_clause_subject_case_expected_and_got():
     (done,) = check_clauses([subject], [c for c in CLAUSES if c.name == "shapes"])
     assert str(done.finding) == (
         "shapes: mine-gradient-bits=3: torch.bfloat16 of shape (2, 5, 32)\n"
-        "  expected torch.bfloat16\n"
-        "  got      torch.float32"
+        "  expected no error\n"
+        "  got      link 0 gradient step 0: quantizer 'mine' of test_testing_kit 0 decoded "
+        "torch.bfloat16 of shape (2, 5, 32) to torch.float32 of shape (2, 5, 32) (dequantize)"
     )
 
 

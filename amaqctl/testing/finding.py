@@ -65,7 +65,9 @@ def case(name: str) -> Iterator[None]:
 
 def described(error: Exception) -> str:
     """An error in one line, with the file and line that raised it."""
-    if isinstance(error, PluginError) and isinstance(error.__cause__, Exception):
+    if isinstance(error, PluginError):
+        if not isinstance(error.__cause__, Exception):
+            return str(error)  # what it did wrongly without raising, in words
         error = error.__cause__  # what the quantizer itself raised
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
