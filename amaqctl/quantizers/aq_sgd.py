@@ -90,7 +90,7 @@ class AqSgdQuantizer(Quantizer):
             if seen
         ]
         full = [x_TC for seen, x_TC in zip(visits_B, x, strict=True) if not seen]
-        side = {"visits": torch.tensor(visits_B, dtype=torch.int32)}
+        side = {"visits": torch.tensor(visits_B, dtype=torch.int32, device=x.device)}
         codes: PackedCodes | None = None
         if full:
             side["full"] = torch.stack(full)

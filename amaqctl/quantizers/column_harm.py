@@ -154,12 +154,19 @@ class ColumnHarm(nn.Module):
         if not bool(is_known_K.any()):
             return harm_WK
         # The median: a mean would be that of the one position that everything attends to.
-        usual_W1 = harm_WK[:, is_known_K].median(1, keepdim=True).values
-        return torch.where(is_known_K, harm_WK, usual_W1)
+        return torch.where(is_known_K, harm_WK, _lower_median(harm_WK[:, is_known_K]))
 
     def _weight_K(self, count_K: Tensor) -> Tensor:
         """Weight of the newest of so many observations."""
         return (1.0 / count_K.clamp(min=1)).clamp(min=1 - self._memory)
+
+
+def _lower_median(values_WK: Tensor) -> Tensor:
+    """The median of each row, of an even number the lower one; shape (W, 1).
+
+    `torch.median` gives indices too, and CUDA refuses those where algorithms must be deterministic.
+    """
+    return values_WK.sort(1).values[:, [(values_WK.shape[1] - 1) // 2]]
 
 
 def _move(mean: Tensor, new: Tensor, weight_K: Tensor) -> None:
