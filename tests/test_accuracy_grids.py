@@ -27,6 +27,7 @@ import run
 import stability
 import tables
 import tasks
+from cells import SEEDS, Cell, untrained
 from methods import AMAQ, AMAQ_PAPER, AQ_SGD, AQ_SGD_26_STEPS, GROUP_64, NONE, UNTRAINED, amaq
 
 from amaqctl.build import resolve_parts
@@ -36,11 +37,11 @@ from amaqctl.tasks.word_problems import problems
 ALL_CELLS = {cell.key: cell for cells in grids.GRIDS.values() for cell in cells}
 
 
-def cell(method: Any = AMAQ, bits: float | None = 3, seed: int = 17) -> grids.Cell:
-    return grids.Cell(tasks.WIKITEXT, method, bits, seed)
+def cell(method: Any = AMAQ, bits: float | None = 3, seed: int = 17) -> Cell:
+    return Cell(tasks.WIKITEXT, method, bits, seed)
 
 
-def record(of: grids.Cell, perplexity: float, **more: Any) -> records.Record:
+def record(of: Cell, perplexity: float, **more: Any) -> records.Record:
     scores = {"loss": math.log(perplexity), "perplexity": perplexity}
     trained = {
         "data": {
@@ -182,7 +183,7 @@ def bars_of(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, bars.Ba
     """Every bar, of AMAQ's and group's perplexities on WikiText-2 at 3 bits, seed by seed."""
     found = {}
     for method, perplexities in ((AMAQ, ours), (GROUP_64, theirs)):
-        for seed, perplexity in zip(grids.SEEDS, perplexities, strict=True):
+        for seed, perplexity in zip(SEEDS, perplexities, strict=True):
             c = cell(method, 3, seed)
             found[c.key] = record(c, perplexity)
     return {bar.claim: bar for bar in bars.bars(found)}
@@ -212,7 +213,7 @@ def test_a_bar_compares_means_of_all_seeds() -> None:
 def test_a_bar_says_nothing_of_too_few_seeds_and_no_to_a_lost_run() -> None:
     claim = "perplexity amaq / group-64, 3 bits, through the cut"
 
-    def judged(*failed_seeds: int, seeds: tuple[int, ...] = grids.SEEDS) -> bars.Bar:
+    def judged(*failed_seeds: int, seeds: tuple[int, ...] = SEEDS) -> bars.Bar:
         found = {}
         for seed in seeds:
             ours, theirs = cell(seed=seed), cell(GROUP_64, 3, seed)
@@ -229,13 +230,13 @@ def test_a_bar_says_nothing_of_too_few_seeds_and_no_to_a_lost_run() -> None:
     assert all(bar.is_met is None for bar in bars.bars({}))
 
 
-def lost_bar(*perplexities: float, untrained: float = 50.0, failed: bool = False) -> str:
-    before = grids.untrained(tasks.WIKITEXT)
-    found = {before.key: record(before, untrained)}
-    for seed, perplexity in zip(grids.SEEDS, perplexities, strict=False):
+def lost_bar(*perplexities: float, at_first: float = 50.0, failed: bool = False) -> str:
+    before = untrained(tasks.WIKITEXT)
+    found = {before.key: record(before, at_first)}
+    for seed, perplexity in zip(SEEDS, perplexities, strict=False):
         found[cell(seed=seed).key] = record(cell(seed=seed), perplexity)
     if failed:
-        c = cell(seed=grids.SEEDS[-1])
+        c = cell(seed=SEEDS[-1])
         found[c.key] = records.failure_of(c, {"commit": "abc"}, {"error": {"id": "DIVERGED"}})
     return next(bar.row() for bar in bars.bars(found) if "collapsed" in bar.claim)
 
@@ -253,11 +254,11 @@ def test_an_accuracy_within_two_standard_errors_of_the_untrained_collapsed(
 ) -> None:
     """At 0.4 of 250 questions a standard error is 0.031, so the limit is 0.462."""
 
-    def scored(of: grids.Cell, loss: float, accuracy: float) -> records.Record:
+    def scored(of: Cell, loss: float, accuracy: float) -> records.Record:
         scores = {"loss": loss, "accuracy": accuracy}
         return record(of, 1.0, num_scored=250, scores={"quantized": scores, "clean": scores})
 
-    before, after = grids.untrained(tasks.TREC), grids.Cell(tasks.TREC, AMAQ, 3, 17)
+    before, after = untrained(tasks.TREC), Cell(tasks.TREC, AMAQ, 3, 17)
     found = {before.key: scored(before, 9.7, 0.4)}
     assert bars.collapsed(scored(after, 1.0, accuracy), "quantized", found) is is_lost
     assert bars.collapsed(scored(after, 9.8, 0.9), "quantized", found) is True
@@ -265,7 +266,7 @@ def test_an_accuracy_within_two_standard_errors_of_the_untrained_collapsed(
 
 def test_a_bar_at_another_cut_is_held_against_lossless_training_at_the_first() -> None:
     found = {}
-    for seed in grids.SEEDS:
+    for seed in SEEDS:
         ours = replace(cell(seed=seed), cuts=json.dumps(grids.LATE))
         found[ours.key] = record(ours, 41.0)
         found[cell(NONE, None, seed).key] = record(cell(NONE, None, seed), 40.0)
@@ -277,13 +278,13 @@ def test_a_bar_at_another_cut_is_held_against_lossless_training_at_the_first() -
 
 def test_runs_scored_on_validation_enter_no_bar() -> None:
     cells = [c for c in grids.GRIDS["ablations"] if c.method == AMAQ]
-    found = {c.key: record(c, 90.0) for c in [grids.untrained(tasks.WIKITEXT), *cells]}
+    found = {c.key: record(c, 90.0) for c in [untrained(tasks.WIKITEXT), *cells]}
     assert {bar.seeds for bar in bars.bars(found)} == {0}
 
 
 def test_lost_runs_are_counted_by_method() -> None:
-    before = grids.untrained(tasks.WIKITEXT)
-    members = [before, *(cell(GROUP_64, 3, seed) for seed in grids.SEEDS), cell()]
+    before = untrained(tasks.WIKITEXT)
+    members = [before, *(cell(GROUP_64, 3, seed) for seed in SEEDS), cell()]
     perplexities = (50.0, 48.0, 50.5, 47.0, 40.0)
     found = {c.key: record(c, p) for c, p in zip(members, perplexities, strict=True)}
     gone = members[3]

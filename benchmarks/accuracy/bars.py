@@ -17,17 +17,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grids import (
-    EARLY,
-    GRIDS,
-    LATE,
-    MIDDLE,
-    SEEDS,
-    U_SHAPE,
-    Cell,
-    cells,
-    untrained,
-)
+from cells import EARLY, SEEDS, Cell, cells, untrained
+from grids import GRIDS, LATE, MIDDLE, U_SHAPE
 from methods import (
     AMAQ,
     AQ_SGD,

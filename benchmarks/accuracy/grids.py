@@ -1,21 +1,8 @@
-"""What is compared. A cell is one training run; all cells of a task differ only in what is named.
-
-Equal in all cells of a task: model, data and their order, steps, learning rate, gradient quantizer
-(but for the row without quantization, where the gradient is what is compared, and in the rows of
-AQ-SGD that are held to what AMAQ sends, by fewer steps or fewer samples).
-"""
+"""What is compared: lists of cells, in the order in which they matter."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
-from pathlib import Path
-from typing import Any
-
+from cells import SEEDS, Cell, cells, untrained
 from methods import (
     AMAQ,
     AMAQ_PAPER,
@@ -32,119 +19,13 @@ from methods import (
     GROUP_64_ZERO_POINT,
     GROUP_128,
     NONE,
-    UNTRAINED,
-    Method,
     amaq,
+    aq_sgd_in,
 )
-from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, Part, TaskCase, larger
+from tasks import GSM8K, SST2, TREC, WIKITEXT, WORDS, larger
 
-from amaqctl import registry
-from amaqctl.profile import load_profile
-
-EARLY, MIDDLE, LATE, U_SHAPE, ALL_LAYERS = [5], [12], [25], [5, 25], "all"
-SEEDS = (17, 18, 19)
+MIDDLE, LATE, U_SHAPE, ALL_LAYERS = [12], [25], [5, 25], "all"
 MANY_SEEDS = (17, 18, 19, 20, 21)
-NEVER = 10**6
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run and what it is scored on.
-
-    Args:
-        bits: width of the method; None where it has none.
-        cuts: of the profile's `split` section.
-    """
-
-    task: TaskCase
-    method: Method
-    bits: float | None
-    seed: int
-    cuts: str = json.dumps(EARLY)
-    scored_on: Part = "test"
-
-    @property
-    def key(self) -> str:
-        """Name of the cell, fit for a folder."""
-        cuts = "-".join(map(str, cut)) if isinstance(cut := json.loads(self.cuts), list) else cut
-        width = f"{self.bits}bit" if self.bits else "own"
-        parts = (self.task.name, f"cut{cuts}", self.method.name, width, f"seed{self.seed}")
-        return "_".join([*parts, self.scored_on])
-
-    def changes(self, prepared: Path) -> dict[str, Any]:
-        """What differs from the quickstart profile."""
-        return {
-            "task": self.task.profile_task(prepared),
-            "split.cuts": json.loads(self.cuts),
-            "quantizers": self.method.quantizers(self.bits),
-            "optimizer.lr": self.task.lr,
-            "optimizer.schedule": "linear",
-            "optimizer.warmup_steps": 4,
-            "train.seed": self.seed,
-            "eval.every": NEVER,
-            "eval.max_examples": 16,
-            "checkpoint.every": NEVER,
-            **{f"train.{key}": value for key, value in self.task.train.items()},
-            **self.method.profile,
-        }
-
-    def scoring(self, prepared: Path) -> dict[str, Any]:
-        """What the evaluation changes: the part of the data."""
-        options = self.task.scored_on(self.scored_on, prepared)
-        return {f"task.options.{key}": value for key, value in options.items()}
-
-    def digest(self) -> str:
-        """Changes with every setting, defaults included, wherever the data lie."""
-        place = Path("data")
-        quantizers = self.method.quantizers(self.bits).values()
-        resolved = [_resolved(choice["name"], choice["options"]) for choice in quantizers]
-        settings = (
-            _quickstart(),
-            self.changes(place),
-            self.scoring(place),
-            self.task.num_test,
-            resolved,
-        )
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-@cache
-def _quickstart() -> dict[str, Any]:
-    """What a cell takes from the profile that it changes."""
-    profile = load_profile("quickstart", []).profile
-    dumped: dict[str, Any] = profile.model_dump(
-        exclude={"description", "quantizers", "task", "output"}
-    )
-    return dumped
-
-
-def _resolved(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a quantizer as they come out of its schema."""
-    dumped: dict[str, Any] = registry.load(registry.QUANTIZERS, name).Config(**options).model_dump()
-    return dumped
-
-
-def cells(
-    tasks: Iterable[TaskCase],
-    methods: Iterable[Method],
-    widths: Iterable[float],
-    seeds: Iterable[int],
-    cuts: list[int] | str = EARLY,
-    scored_on: Part = "test",
-) -> Iterator[Cell]:
-    """Every combination, seed by seed, so that a grid cut short is a grid of fewer seeds."""
-    seen = set()
-    for seed, task, bits, method in product(list(seeds), list(tasks), list(widths), list(methods)):
-        width = bits if method.width_option else None
-        cell = Cell(task, method, width, seed, json.dumps(cuts), scored_on)
-        if cell.key not in seen:  # a method without a width comes once
-            seen.add(cell.key)
-            yield cell
-
-
-def untrained(task: TaskCase) -> Cell:
-    """The model before training; no seed and no cut makes a difference to it."""
-    return Cell(task, UNTRAINED, None, SEEDS[0])
 
 
 def _bars() -> list[Cell]:
@@ -238,7 +119,14 @@ _ABLATIONS = [
 ]
 
 _ALL_TASKS = [WIKITEXT, WORDS, GSM8K, TREC, SST2]
-_LARGE_TASKS = [larger(task) for task in _ALL_TASKS]
+TREC_LARGE, GSM8K_LARGE = larger(TREC), larger(GSM8K, num_test=640)
+_LARGE_TASKS = [
+    larger(WIKITEXT, num_test=384),
+    larger(WORDS),
+    GSM8K_LARGE,
+    TREC_LARGE,
+    larger(SST2),
+]
 _ALL_METHODS = [
     NONE,
     FIXED_TOKEN,
@@ -250,6 +138,26 @@ _ALL_METHODS = [
     AMAQ,
     AMAQ_PAPER,
 ]
+
+# AQ-SGD in as many bytes as AMAQ, by fewer steps (as methods.py says of WikiText-2).
+_FEWER_STEPS = [
+    *((TREC_LARGE, bits, steps) for bits, steps in ((3, 137), (4, 154))),
+    *((GSM8K_LARGE, bits, steps) for bits, steps in ((3, 104), (4, 111))),
+]
+
+
+def _large() -> list[Cell]:
+    """In the order in which they matter; seed by seed."""
+    both = [TREC_LARGE, GSM8K_LARGE]
+    found = [untrained(task) for task in both]
+    for seed in SEEDS:
+        found += cells(both, [NONE, AMAQ, GROUP_64, FIXED_CHANNEL, AQ_SGD], [3, 4], [seed])
+        for task, bits, steps in _FEWER_STEPS:
+            found += cells([task], [aq_sgd_in(steps)], [bits], [seed])
+    found += cells(both, [EQUAL_WIDTHS], [3], SEEDS)
+    found += cells(both, [NONE, AMAQ, GROUP_64, FIXED_CHANNEL, AQ_SGD], [3, 4], MANY_SEEDS[3:])
+    return found
+
 
 GRIDS: dict[str, list[Cell]] = {
     # About an hour on two cores.
@@ -276,7 +184,8 @@ GRIDS: dict[str, list[Cell]] = {
         *cells([GSM8K], [NONE, FIXED_CHANNEL, GROUP_64, AQ_SGD, AMAQ], [3], SEEDS),
     ],
     "full": [*map(untrained, _ALL_TASKS), *cells(_ALL_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS)],
-    # The same with batches and runs that ask for a GPU.
+    # Batches and runs that ask for a GPU; about eight minutes on an H100 with 16 cores.
+    "large": _large(),
     "full-large": [
         *map(untrained, _LARGE_TASKS),
         *cells(_LARGE_TASKS, _ALL_METHODS, [4, 3, 2], MANY_SEEDS),

@@ -46,6 +46,11 @@ def amaq(
     return Method(name, "amaq", options, "target_bits", gradient or dict(GRADIENT), profile)
 
 
+def aq_sgd_in(steps: int) -> Method:
+    """AQ-SGD in so many steps."""
+    return Method(f"aq-sgd-{steps}-steps", "aq-sgd", profile={"train.max_steps": steps})
+
+
 NONE = Method("none", "none", {}, None, LOSSLESS)
 # The model as it came: one step whose learning rate changes nothing.
 UNTRAINED = Method(
@@ -63,10 +68,7 @@ AQ_SGD = Method("aq-sgd", "aq-sgd")
 # steps: the first visits of 16 of them in full, and what is left for differences. Or fewer samples,
 # visited more often: 16 windows of 64, in full in 4 steps. The learning rate falls to 0 in these
 # steps.
-AQ_SGD_26_STEPS, AQ_SGD_30_STEPS = (
-    Method(f"aq-sgd-{steps}-steps", "aq-sgd", profile={"train.max_steps": steps})
-    for steps in (26, 30)
-)
+AQ_SGD_26_STEPS, AQ_SGD_30_STEPS = aq_sgd_in(26), aq_sgd_in(30)
 AQ_SGD_16_WINDOWS_43_STEPS, AQ_SGD_16_WINDOWS_44_STEPS = (
     Method(
         f"aq-sgd-16-windows-{steps}-steps",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from grids import Cell
+from cells import Cell
 from methods import AMAQ
 from records import Record, current
 from tables import scores, spread

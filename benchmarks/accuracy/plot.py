@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grids import EARLY, Cell
+from cells import EARLY, Cell
 from methods import AQ_SGD, NONE, UNTRAINED
 from records import Record, current
 from tables import scores

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grids import Cell
+from cells import Cell
 
 Record = dict[str, Any]
 KEPT = Path(__file__).with_name("records.jsonl")

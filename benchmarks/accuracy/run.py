@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grids import GRIDS, Cell
+from cells import Cell
+from grids import GRIDS
 from records import KEPT, Record, append, failure_of, load, missing, record_of
 
 DIVERGED = 6
@@ -61,11 +62,13 @@ def amaqctl(arguments: list[str], log: Path, threads: int) -> tuple[int, dict[st
 
 def run_cell(cell: Cell, work: Path, threads: int) -> Record:
     """Train a cell and score it with the quantizers in the path and without."""
-    made_by = {**provenance(), "threads": threads}
+    made_by: dict[str, Any] = {**provenance(), "threads": threads}
     prepared, folder, log = work / "data", work / "runs" / cell.key, work / f"{cell.key}.log"
     shutil.rmtree(folder, ignore_errors=True)  # a cell that was cut short
     training = ["train", "quickstart", "--out", str(folder), *_set(cell.changes(prepared))]
     code, trained = amaqctl(training, log, threads)
+    if card := _card(folder):
+        made_by["card"] = card
     if code == DIVERGED:  # a result, and it stays in the table
         return failure_of(cell, made_by, trained)
     scoring = ["eval", str(folder), "--boundary", "both", "--limit", str(cell.task.num_test)]
@@ -77,6 +80,13 @@ def run_cell(cell: Cell, work: Path, threads: int) -> Record:
 
 def _set(changes: dict[str, Any]) -> list[str]:
     return [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
+
+
+def _card(run: Path) -> str | None:
+    """The GPU that a run was made on; None for none."""
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    card: str | None = environment["cuda"]
+    return card
 
 
 def _widths(run: Path) -> dict[str, list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bars import collapsed, diverged
-from grids import Cell
+from cells import Cell
 from methods import UNTRAINED
 from records import Record, current
 from tables import scores

@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from grids import Cell
+from cells import Cell
 from methods import UNTRAINED
 from records import Record, current
 
@@ -31,8 +31,10 @@ def tables(cells: Iterable[Cell], found: dict[str, Record]) -> str:
         if lines:
             blocks += [f"**{task}**, cut after {_cut_words(cuts)}:", "", *lines, ""]
     commits = sorted({record["made_by"]["commit"] for record in found.values()})
+    cards = sorted({r["made_by"]["card"] for r in found.values() if "card" in r["made_by"]})
     if commits:
-        blocks.append(f"Measured at {', '.join(commits)}.")
+        where = f" on {', '.join(cards)}" if cards else ""
+        blocks.append(f"Measured at {', '.join(commits)}{where}.")
     return "\n".join(blocks)
 
 

@@ -79,18 +79,28 @@ class TaskCase:
         return prepared / f"{self.name}.{part}{Path(self.source[1]).suffix}"
 
 
-def larger(task: TaskCase) -> TaskCase:
-    """The same task for a GPU: four times the batch, six times the steps, and data for them."""
+def larger(task: TaskCase, num_test: int | None = None) -> TaskCase:
+    """The same task for a GPU: eight times the batch, three times the steps, and data for them.
+
+    Args:
+        num_test: examples that are scored, instead of those of ``task``.
+    """
     options = dict(task.options)
     for key in ("train_limit", "num_train"):
         if key in options:
             options[key] *= 24
     train = {
         **task.train,
-        "max_steps": 6 * task.train["max_steps"],
-        "batch_size": 4 * task.train["batch_size"],
+        "max_steps": 3 * task.train["max_steps"],
+        "batch_size": 8 * task.train["batch_size"],
     }
-    return replace(task, name=f"{task.name}-large", options=options, train=train)
+    return replace(
+        task,
+        name=f"{task.name}-large",
+        options=options,
+        train=train,
+        num_test=num_test or task.num_test,
+    )
 
 
 def _cut_rows(whole: str) -> tuple[str, str]:
