@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from amaqctl.errors import CheckError, InputError, ResourceError
-from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE
+from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange
 from amaqctl.model.folder import read_object
@@ -76,9 +77,10 @@ def export_adapter(adapter: Path, folder: Path, source: ModelSource | None, read
         source: whose tokenizer is added; None where the base is not within reach.
 
     Raises:
-        InputError: ``folder`` is not empty, or the tokenizer cannot be read.
+        InputError: ``folder`` is not empty, or adapter or tokenizer cannot be read.
         ResourceError: it cannot be written; nothing is left.
     """
+    read_adapter(adapter)
     tokenizer = None if source is None else load_tokenizer(source)
 
     def write(unfinished: Path) -> None:
@@ -110,6 +112,7 @@ def export_merged(
         CheckError: the merged model does not do what the adapter on its base does.
         ResourceError: it cannot be written. Nothing is left in any of these cases.
     """
+    read_adapter(adapter)
     tokenizer = load_tokenizer(source)
     with torch.no_grad(), no_progress_bar(), torch.random.fork_rng(devices=[]):
         logits, model = _merged(adapter, source, dtype)
@@ -144,7 +147,7 @@ def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[_Logits, An
     base_BTV = _probe(base)
     adapted = _adapted(base, adapter)
     adapted_BTV = _probe(adapted)
-    merged = adapted.merge_and_unload(safe_merge=True)
+    merged = adapted.merge_and_unload()  # an overflow shows in the logits, see _checked
     return _Logits(base_BTV, adapted_BTV, _probe(merged)), merged
 
 
@@ -190,6 +193,12 @@ def _probe(model: Any) -> Tensor:
 def _checked(logits: _Logits, saved_BTV: Tensor, dtype: str) -> MergeCheck:
     expected_BTV = logits.adapted_BTV
     largest = float(expected_BTV.abs().max())
+    if not math.isfinite(largest):
+        raise CheckError(
+            "the adapter on its base gives logits that are not finite",
+            hint="export an earlier checkpoint with --checkpoint",
+            error_id="CHECK-MERGE",
+        )
     check = MergeCheck(
         dtype=dtype,
         max_difference=float((logits.merged_BTV - expected_BTV).abs().max()),

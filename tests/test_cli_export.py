@@ -1,6 +1,8 @@
 """`export`: what stock tools load is what was trained, and nothing is written by halves."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from run_files import sign
 from typer.testing import CliRunner
 
 from amaqctl import exporting
@@ -161,6 +164,38 @@ def test_rounding_that_drowns_the_adapter_is_said(tmp_path):
     assert check["adapter_effect"] < check["max_difference_saved"] <= check["tolerance_saved"]
     (warning,) = document["warnings"]
     assert warning.startswith("rounding to bfloat16 changes the logits as much as the adapter")
+
+
+def with_weights(trained: Path, copy: Path, change: Callable[[torch.Tensor], object]) -> str:
+    """A copy of a run whose adapter has other weights; the name of the first of them."""
+    shutil.copytree(trained, copy)
+    (folder,) = (copy / "checkpoints").glob("*4")
+    file = folder / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    for weight in weights.values():
+        change(weight)
+    save_file(weights, file, metadata={"format": "pt"})
+    sign(folder)
+    return min(weights)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["adapter", "merge"])
+def test_an_adapter_that_is_not_finite_is_not_handed_on(trained, tmp_path, value, merge):
+    run_folder = tmp_path / "run"
+    name = with_weights(trained["float32"], run_folder, lambda w: w.view(-1)[-1:].fill_(value))
+    result = export(str(run_folder), "--to", str(tmp_path / "x"), *merge)
+    assert result.exit_code == 4
+    assert f"{name} of the adapter holds values that are not finite" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_adapter_that_overflows_on_its_base_is_not_merged(trained, tmp_path):
+    with_weights(trained["float32"], tmp_path / "run", lambda weight: weight.fill_(1e30))
+    result = export(str(tmp_path / "run"), "--to", str(tmp_path / "x"), "--merge")
+    assert result.exit_code == 8
+    assert "gives logits that are not finite" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(trained, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,14 @@ STATE = {
     "a moment less": (
         changed_tensors("trainer.safetensors", lambda t: t.pop(first(t, "exp_avg_sq"))),
         "the optimizer state does not fit",
+    ),
+    "a moment that is not finite": (
+        changed_tensors("trainer.safetensors", lambda t: t[first(t, "exp_avg")].fill_(math.inf)),
+        "exp_avg has values that are not finite",
+    ),
+    "an adapter that is not finite": (
+        changed_tensors("adapter/adapter_model.safetensors", lambda t: t[min(t)].fill_(math.nan)),
+        "of the adapter holds values that are not finite",
     ),
     "of another stage": (
         changed_tensors(

@@ -87,6 +87,8 @@ def _check(path: Path, index: int, stage: Stage, state: Mapping[int, Mapping[str
                 raise _misfit(
                     path, f"{place} is {tensor.dtype} of shape {tuple(tensor.shape)}, not {shape}"
                 )
+            if not bool(tensor.isfinite().all()):
+                raise _misfit(path, f"{place} has values that are not finite")
         if not _names_fit(entries):
             raise _misfit(path, f"stage{index}.{number} has {', '.join(sorted(entries))}")
 

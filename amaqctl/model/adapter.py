@@ -74,7 +74,7 @@ def load_adapter(stages: Sequence[StageModel], folder: Path) -> None:
     Raises:
         InputError: unreadable files, or names, shapes or alpha that do not fit.
     """
-    weights, config = _read(folder)
+    weights, config = read_adapter(folder)
     for stage in stages:
         assert stage.lora is not None, "attach_lora comes first"
         _check_fit(stage, stage.lora, weights, config, folder)
@@ -118,7 +118,12 @@ def _refuse_foreign_content(folder: Path) -> None:
         )
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights by name, all of them finite, and the configuration.
+
+    Raises:
+        InputError: unreadable files, or a weight that is not finite.
+    """
     try:
         config = read_json(folder / CONFIG_FILE)
         check_regular(folder / WEIGHTS_FILE)
@@ -127,6 +132,14 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _misfit(folder, f"the adapter cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise _misfit(folder, f"{CONFIG_FILE} holds no JSON object")
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise InputError(
+                f"{name} of the adapter holds values that are not finite",
+                where=str(folder / WEIGHTS_FILE),
+                hint="take an earlier checkpoint, or train again",
+                error_id="INPUT-ADAPTER",
+            )
     return weights, config
 
 
