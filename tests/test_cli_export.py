@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from run_files import sign
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from run_files import sign
 from typer.testing import CliRunner
 
 from amaqctl import exporting
