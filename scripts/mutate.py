@@ -35,11 +35,14 @@ ACCEPTED = Path(__file__).with_name("mutants_accepted.txt")
 _ENGINE = "test_engine_link test_engine_stage test_engine_micro_batches"
 _AMAQ = "test_quantizer_amaq test_quantizer_amaq_options test_quantizer_amaq_tracked"
 _GRID = "test_quantizer_amaq_grid test_quantizer_amaq_outliers test_quantizer_amaq_layout"
+_CONTRACT = "test_quantizer_wrapper test_quantizer_layouts test_nested_options test_engine_link"
 # The tests that concern a module, those that take seconds: of the longest path it begins with.
 TESTS = {
     "amaqctl/bits": "test_bits test_golden test_quantizer_fixed_group test_wire",
     "amaqctl/wire": "test_wire test_wire_* test_golden",
-    "amaqctl/quantizer/": "test_quantizer_wrapper test_plugin_blame test_quantizer_aq_sgd",
+    "amaqctl/quantizer/": f"{_CONTRACT} test_plugin_blame test_quantizer_aq_sgd test_sample_memory",
+    "amaqctl/quantizer/layout.py": "test_quantizer_layout test_quantizer_layouts",
+    "amaqctl/quantizer/sample_memory.py": "test_sample_memory test_quantizer_aq_sgd",
     "amaqctl/quantizers/": f"{_AMAQ} {_GRID}",
     "amaqctl/quantizers/aq_sgd.py": "test_quantizer_aq_sgd test_quantizer_layouts",
     "amaqctl/quantizers/bit_budget.py": "test_quantizer_amaq_grid",
