@@ -41,6 +41,7 @@ TESTS = {
     "amaqctl/bits": "test_bits test_golden test_quantizer_fixed_group test_wire",
     "amaqctl/wire": "test_wire test_wire_* test_golden",
     "amaqctl/quantizer/": f"{_CONTRACT} test_plugin_blame test_quantizer_aq_sgd test_sample_memory",
+    "amaqctl/quantizer/choice.py": "test_quantizer_choice test_nested_options test_plugin_blame",
     "amaqctl/quantizer/layout.py": "test_quantizer_layout test_quantizer_layouts",
     "amaqctl/quantizer/sample_memory.py": "test_sample_memory test_quantizer_aq_sgd",
     "amaqctl/quantizers/": f"{_AMAQ} {_GRID}",

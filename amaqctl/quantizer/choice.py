@@ -203,7 +203,7 @@ def inner_plugin_errors(error: ValidationError) -> list[tuple[str, PluginError]]
                 detail["ctx"]["text"], hint=detail["ctx"]["hint"], error_id=detail["ctx"]["id"]
             ),
         )
-        for detail in error.errors(include_url=False)
+        for detail in error.errors()
         if detail["type"] == _PLUGIN
     ]
 
@@ -216,7 +216,7 @@ def _in_words(error: ValidationError, what: str, known: Iterable[str]) -> Valida
     """
     known = list(known)
     lines: list[InitErrorDetails] = []
-    for detail in error.errors(include_url=False):
+    for detail in error.errors():
         kind: str | PydanticCustomError = detail["type"]
         if kind == "extra_forbidden" and len(detail["loc"]) == 1:
             near = nearest(str(detail["loc"][0]), known)
