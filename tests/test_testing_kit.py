@@ -5,6 +5,7 @@ Every faulty quantizer is `Sound` with one mistake of the kind that really happe
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -18,9 +19,12 @@ from amaqctl import registry
 from amaqctl.bits import BitAllocation, PackedCodes, decode, encode, step_size
 from amaqctl.errors import PluginError, QuantizationError
 from amaqctl.quantizer import (
+    CodesLayout,
+    Layout,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
+    SideLayout,
     TensorContext,
     restored,
     rows_of,
@@ -49,6 +53,11 @@ class Sound(Quantizer):
         scale = step_size(quantized.side["range"].float(), quantized.codes.allocation)
         values_RC = decode(quantized.codes, scale)
         return restored(self.alter_output(values_RC, context), quantized)
+
+    def layout(self, shape: Any, dtype: Any, context: Any, allocation: Any) -> Layout | None:
+        num_rows = math.prod(shape[:-1])
+        codes = CodesLayout(num_rows, shape[-1], "tensor", {self.config.bits})
+        return Layout(codes, {"range": SideLayout(torch.bfloat16, (num_rows, 1))})
 
     def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
         return x
@@ -112,6 +121,29 @@ class ReadsMemoryOrder(Sound):
     def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
         stored = torch.as_strided(x, (1,), (1,), x.storage_offset() + min(x.numel(), 2) - 1)
         return x + 0.1 * stored if x.numel() else x
+
+
+class DeclaresNothing(Sound):
+    def layout(self, shape: Any, dtype: Any, context: Any, allocation: Any) -> Layout | None:
+        return None
+
+
+class TakesPaddingToStandBefore(Sound):
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        if not context.lengths:
+            return x
+        left_B1 = x.shape[1] - torch.tensor(context.lengths).unsqueeze(1)
+        return x * (torch.arange(x.shape[1]) >= left_B1).unsqueeze(-1)
+
+
+class TakesLengthsForWhatIsSent(Sound):
+    """In a generation the tokens before count too."""
+
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        if not context.lengths or (context.left_padded and not context.first_position):
+            return x
+        position_T = torch.arange(max(context.lengths))
+        return x * (position_T < torch.tensor(context.lengths).unsqueeze(1)).unsqueeze(-1)
 
 
 class KeepsStateInItsClass(Sound):
@@ -239,6 +271,9 @@ FAULTY = {
     WritesIntoItsInput: {"shapes"},
     PacksByItself: {"sizes"},
     ReadsMemoryOrder: {"layouts"},
+    DeclaresNothing: {"declared"},
+    TakesPaddingToStandBefore: {"padding"},
+    TakesLengthsForWhatIsSent: {"generation"},
     KeepsStateInItsClass: {"twin"},
     DrawsFromTheGlobalGenerator: {"seeds"},
     LearnsInEvaluation: {"evaluation"},

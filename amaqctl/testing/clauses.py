@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from amaqctl.testing.channel_clauses import non_finite, training
+from amaqctl.testing.layout_clause import declared
 from amaqctl.testing.learning_clauses import differences, surrogate
 from amaqctl.testing.message_clauses import layouts, shapes, sizes, twin
 from amaqctl.testing.options_clause import options
+from amaqctl.testing.sequence_clauses import generation, padding
 from amaqctl.testing.state_clauses import evaluation, memory, resume, seeds
 from amaqctl.testing.subject import Subject
 
@@ -42,6 +44,9 @@ CLAUSES = tuple(
             shapes,
             sizes,
             layouts,
+            declared,
+            padding,
+            generation,
             twin,
             seeds,
             evaluation,
