@@ -9,12 +9,13 @@ from typer.testing import CliRunner
 
 from amaqctl import registry
 from amaqctl.cli.main import app
+from amaqctl.testing import CLAUSES, check_quantizer
 
 QUANTIZER = '''
 """{name}"""
 import torch
 from pydantic import Field
-from amaqctl.quantizer import QuantizedTensor, Quantizer, QuantizerConfig
+from amaqctl.quantizer import Layout, QuantizedTensor, Quantizer, QuantizerConfig, SideLayout
 
 class Mine(Quantizer):
     """Sends float32 values as they are."""
@@ -23,6 +24,9 @@ class Mine(Quantizer):
         """Options."""
         level: int = Field(3, ge=1, le=9, description="how much")
         kind: str | None = Field(None, description="of what")
+
+    def layout(self, shape, dtype, context, allocation):
+        return Layout(None, {{"x": SideLayout(dtype, shape)}})
 
     def quantize(self, x, context):
         return QuantizedTensor(tuple(x.shape), x.dtype, None, {{"x": {sent}}})
@@ -145,12 +149,14 @@ def test_check_of_one_that_keeps_the_contract(site):
     assert result.exit_code == 0, result.stderr
     (checked,) = json.loads(result.stdout)["data"]["quantizers"]
     assert (checked["state"], checked["fault"]) == ("ok", None)
-    assert len(checked["clauses"]) == 13
+    assert len(checked["clauses"]) == len(CLAUSES)
     assert not any(clause["findings"] for clause in checked["clauses"])
 
 
 def test_check_of_one_that_breaks_it_says_where_and_exits_8(site):
-    install(site, "acme-half", "half", QUANTIZER.format(name="half", sent="x.half() + 1"))
+    install(
+        site, "acme-half", "half", QUANTIZER.format(name="half", sent="x.half().to(x.dtype) + 1")
+    )
     result = plugins("half", "--check", "--json")
     assert result.exit_code == 8
     document = json.loads(result.stdout)
@@ -169,6 +175,78 @@ def test_check_of_one_that_breaks_it_says_where_and_exits_8(site):
     assert "half\tfailed\t" in text.stdout
     assert "  expected zeros, as padding is sent\n  got      values up to 1.0" in text.stdout
     assert text.stderr.splitlines()[-1] == "error: the contract is not kept by half"
+
+
+SENT_AT = """
+def sent_at(level, x):
+    return x + 1 if level == 9 else x.contiguous()
+"""
+
+
+def with_sets(declared: str) -> str:
+    """Keeps the contract but for level 9; declares which levels are to be checked."""
+    text = QUANTIZER.format(name="sets", sent="sent_at(self.config.level, x)")
+    head, class_line, rest = text.partition("class Mine(Quantizer):\n")
+    return f"{SENT_AT}{head}{class_line}    option_sets = {declared}\n{rest}"
+
+
+def test_a_name_alone_is_checked_with_what_the_plugin_declares(site):
+    install(site, "acme-sets", "sets", with_sets('({}, {"level": 9})'))
+    result = plugins("sets", "--check", "--json")
+    assert result.exit_code == 8
+    (checked,) = json.loads(result.stdout)["data"]["quantizers"]
+    subjects = {f["subject"] for clause in checked["clauses"] for f in clause["findings"]}
+    assert subjects == {"sets-activation-level=9", "sets-gradient-level=9"}
+    assert "checking sets with 2 sets of options …" in plugins("sets", "--check").stderr
+    assert [f.subject for f in check_quantizer("sets", {"level": 3})] == []
+    assert {f.subject for f in check_quantizer("sets")} == subjects
+
+
+def test_options_that_are_typed_are_checked_alone(site):
+    install(site, "acme-sets", "sets", with_sets('({}, {"level": 9})'))
+    assert plugins("sets:level=3", "--check").exit_code == 0
+    failed = plugins("sets:{level: 9}", "--check")
+    assert failed.exit_code == 8
+    assert "sets-activation-level=9" in failed.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        (
+            "sets:level=10",
+            2,
+            "plugins sets:level=10: level: Input should be less than or equal to 9",
+        ),
+        ("sets:leve=1", 2, "plugins sets:leve=1: unknown option 'leve'"),
+        ("sets:level", 2, "plugins sets:level: 'level' is no KEY=VALUE"),
+        ("setz:level=1", 5, "unknown quantizer 'setz'"),
+    ],
+)
+def test_a_slip_in_what_is_to_be_checked_is_told(site, asked, code, said):
+    install(site, "acme-sets", "sets", with_sets("({},)"))
+    result = plugins(asked, "--check")
+    assert result.exit_code == code
+    assert result.stderr.splitlines()[0].startswith(f"error: {said}"), result.stderr
+
+
+def test_options_without_a_check_are_refused(site):
+    result = plugins("fixed:bits=3")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: options of fixed are given to be checked",
+        "hint: add --check, or leave them out",
+    ]
+
+
+@pytest.mark.parametrize("declared", ["3", "()", '{"level": 1}', "(3,)"])
+def test_declared_sets_that_are_none_are_the_plugins_fault(site, declared):
+    install(site, "acme-sets", "sets", with_sets(declared))
+    result = plugins("sets", "--check", "--json")
+    assert result.exit_code == 8
+    (checked,) = json.loads(result.stdout)["data"]["quantizers"]
+    assert checked["state"] == "broken"
+    assert "'sets' of acme-sets 1.2 declares option_sets that are no" in checked["fault"]
 
 
 def test_check_of_all_survives_broken_and_doubled_ones(site):

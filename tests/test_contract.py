@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from quantizer_cases import OPTIONS
-
 from amaqctl import registry
 from amaqctl.testing import QuantizerContract
 
 
 def _contract_of(name: str) -> type[QuantizerContract]:
-    option_sets = [{}, *OPTIONS.get(name, [])]
-    return type(f"Test_{name}", (QuantizerContract,), {"name": name, "option_sets": option_sets})
+    return type(f"Test_{name}", (QuantizerContract,), {"name": name})
 
 
 for _offer in registry.offers(registry.QUANTIZERS):

@@ -349,8 +349,8 @@ def test_a_shape_that_no_channel_sends_may_be_refused():
 
 
 def test_roles_follow_from_what_is_learned():
-    assert [s.role for s in subjects_of("fixed")] == ["activation", "gradient"]
-    assert [s.role for s in subjects_of("amaq")] == ["activation", "gradient"]
+    assert [s.role for s in subjects_of("fixed", [{}])] == ["activation", "gradient"]
+    assert [s.role for s in subjects_of("amaq", [{}])] == ["activation", "gradient"]
     assert [s.role for s in subjects_of("amaq", [{"allocation": "learned"}])] == ["activation"]
     assert [s.role for s in subjects_of("fixed", [{}, {"bits": 2}], ["gradient"])] == [
         "gradient",

@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,13 +18,20 @@ import typer
 from amaqctl import registry
 from amaqctl.cli.console import render
 from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
-from amaqctl.errors import AmaqError, CheckError, PluginError
+from amaqctl.cli.quantizer_text import name_and_options
+from amaqctl.errors import AmaqError, CheckError, PluginError, UsageError
 
 _SCHEMA = "amaqctl.plugins/1"
 
 
 def plugins(
-    name: Annotated[str | None, typer.Argument(help="Show the options of this quantizer.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME[:KEY=VALUE,…]",
+            help="Show the options of this quantizer; with --check, check it with these options.",
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Run the contract; exit 8 if a promise is broken.")
     ] = False,
@@ -33,15 +41,16 @@ def plugins(
 ) -> None:
     """List the installed quantizers without importing them, show one's options, or check them.
 
-    With --check and no NAME every installed quantizer is checked, with its default options.
+    With --check a NAME alone is checked with every set of options that it declares for that, and
+    without a NAME every installed quantizer with its default options.
     """
     with command(_SCHEMA, json=json, quiet=quiet, traceback=traceback) as session:
         if check:
             _check(session, name)
-        elif name is not None:
-            _show(session, name)
-        else:
+        elif name is None:
             _list(session)
+        else:
+            _show(session, *name_and_options(name, "plugins"))
 
 
 def _list(session: Session) -> None:
@@ -77,7 +86,11 @@ def _fault_of(name: str) -> PluginError | None:
     return None
 
 
-def _show(session: Session, name: str) -> None:
+def _show(session: Session, name: str, given: dict[str, Any]) -> None:
+    if given:
+        raise UsageError(
+            f"options of {name} are given to be checked", hint="add --check, or leave them out"
+        )
     from amaqctl.cli.plugin_options import described_options
     from amaqctl.quantizer import load_quantizer
 
@@ -114,19 +127,31 @@ def _options_text(data: dict[str, Any]) -> str:
     return "\n".join(lines if options else [*lines[:2], "no options"])
 
 
-def _check(session: Session, name: str | None) -> None:
+def _check(session: Session, asked: str | None) -> None:
     """Run the contract.
+
+    Args:
+        asked: a name, maybe with options; None for all that are installed.
 
     Raises:
         PluginError: the named quantizer cannot be had.
+        UsageError: it has no such options.
         CheckError: a promise is broken, or, without a name, a quantizer cannot be had.
     """
-    from amaqctl.quantizer import load_quantizer
+    if asked is None:
+        checked = [{**row, **_checked(session, row["name"], [{}])} for row in _listed()]
+    else:
+        name, options = name_and_options(asked, "plugins")
+        registry.find(registry.QUANTIZERS, name)  # before torch, which the rest needs
+        from amaqctl.quantizer import load_quantizer
+        from amaqctl.trace.choice import choice_of
 
-    if name is not None:
         load_quantizer(name)
-    rows = [row for row in _listed() if name in (None, row["name"])]
-    checked = [{**row, **_checked(session, row["name"])} for row in rows]
+        if options:
+            choice_of(asked, name, options, "plugins")
+        rows = [row for row in _listed() if row["name"] == name]
+        sets = [options] if ":" in asked else None
+        checked = [{**row, **_checked(session, name, sets)} for row in rows]
     bad = [row["name"] for row in checked if row["state"] != "ok"]
     data = {"quantizers": checked}
     text, bare = _check_text(checked), "\n".join(dict.fromkeys(bad))
@@ -137,7 +162,9 @@ def _check(session: Session, name: str | None) -> None:
     session.result(data, text, bare)
 
 
-def _checked(session: Session, name: str) -> dict[str, Any]:
+def _checked(
+    session: Session, name: str, option_sets: Sequence[Mapping[str, Any]] | None
+) -> dict[str, Any]:
     """State, fault and clauses of one quantizer; nothing that it does ends the program."""
     from amaqctl.testing import CLAUSES, check_clauses, subjects_of
 
@@ -145,10 +172,11 @@ def _checked(session: Session, name: str) -> dict[str, Any]:
         fault = _fault_of(name)
         if fault is not None:
             return {"state": "duplicate", "fault": str(fault), "clauses": []}
-        subjects = subjects_of(name)
+        subjects = subjects_of(name, option_sets)
     except AmaqError as error:
         return {"state": "broken", "fault": str(error), "clauses": []}
-    session.note(f"checking {name} …")
+    sets = len({str(subject.options) for subject in subjects})
+    session.note(f"checking {name}" + (f" with {sets} sets of options …" if sets > 1 else " …"))
     found: dict[str, list[dict[str, str]]] = {clause.name: [] for clause in CLAUSES}
     for done in check_clauses(subjects):
         if done.finding is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -61,8 +61,13 @@ class Quantizer(nn.Module, ABC):
     Args:
         config: the validated options.
         site: where it stands.
+
+    Attributes:
+        option_sets: options with which the contract is checked, each as in a profile: those that
+            change the code that runs, not merely a number.
     """
 
+    option_sets: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     Config: ClassVar[type[QuantizerConfig]] = QuantizerConfig
 
     def __init__(self, config: Any, site: Site) -> None:

@@ -63,6 +63,17 @@ from amaqctl.quantizers.prompt_ranges import PromptRanges
 class AmaqQuantizer(Quantizer):
     """A bit-width of its own for each channel or position."""
 
+    option_sets = (
+        {},
+        {"mode": "paper"},
+        {"target_bits": 2.5, "fall": 0.5, "clip": 3.0},
+        {"axis": "position", "allocation": "learned", "target_bits": 3.0},
+        {"axis": "position", "memory": 0.5, "target_bits": 5.0},
+        {"scale": "token", "center": False, "target_bits": 5.0, "memory": 0.0},
+        {"scale": "channel-token", "scale_dtype": "float32"},
+        {"allocation": "learned", "target_bits": 1.0, "center": False},
+    )
+
     Config = AmaqConfig
     config: AmaqConfig
     gates_K: nn.Parameter

@@ -49,6 +49,12 @@ from amaqctl.quantizer import (
 class AqSgdQuantizer(Quantizer):
     """Delta quantization against a memory of each sample."""
 
+    option_sets = (
+        {},
+        {"bits": 2, "scale": "token", "memory_dtype": "bfloat16"},
+        {"bits": 8, "rounding": "stochastic", "scale_dtype": "float32"},
+    )
+
     class Config(QuantizerConfig):
         """Options of `aq-sgd`."""
 

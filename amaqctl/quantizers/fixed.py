@@ -40,6 +40,13 @@ _REDUCED_DIMS = {"tensor": (0, 1), "token": (1,), "channel": (0,)}
 class FixedQuantizer(Quantizer):
     """Uniform quantization at one width."""
 
+    option_sets = (
+        {},
+        {"bits": 1},
+        {"bits": 2, "scale": "token", "scale_dtype": "float16"},
+        {"bits": 8, "scale": "tensor", "rounding": "stochastic", "scale_dtype": "float32"},
+    )
+
     class Config(QuantizerConfig):
         """Options of `fixed`."""
 

@@ -43,6 +43,13 @@ from amaqctl.quantizer import (
 class GroupQuantizer(Quantizer):
     """Uniform quantization with a scale a token and channel group."""
 
+    option_sets = (
+        {},
+        {"bits": 1, "group_size": 3},
+        {"bits": 3, "group_size": 5, "rounding": "stochastic"},
+        {"bits": 4, "group_size": 4, "zero_point": True, "scale_dtype": "float32"},
+    )
+
     class Config(QuantizerConfig):
         """Options of `group`."""
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from amaqctl.quantizer import Role, load_quantizer
+from amaqctl import registry
+from amaqctl.quantizer import Quantizer, Role, load_quantizer
+from amaqctl.registry import Offer
 from amaqctl.testing.clauses import CLAUSES, Clause
 from amaqctl.testing.finding import BrokenPromiseError, Finding, described
 from amaqctl.testing.subject import Subject
@@ -31,13 +33,13 @@ def check_quantizer(
 
     Args:
         name: its registered name.
-        options: as in a profile; None for the defaults.
+        options: as in a profile; None for every set that the quantizer declares.
         roles: directions to look at; None for activations, and gradients where it learns nothing.
 
     Raises:
         PluginError: nobody offers it, two do, or it cannot be imported.
     """
-    subjects = subjects_of(name, [options or {}], roles)
+    subjects = subjects_of(name, None if options is None else [options], roles)
     return [done.finding for done in check_clauses(subjects) if done.finding]
 
 
@@ -61,20 +63,34 @@ def check_clauses(
 
 def subjects_of(
     name: str,
-    option_sets: Sequence[Mapping[str, Any]] = ({},),
+    option_sets: Sequence[Mapping[str, Any]] | None = None,
     roles: Sequence[Role] | None = None,
 ) -> list[Subject]:
     """What a registered quantizer is checked as: each set of options in each role.
 
+    Args:
+        option_sets: each as in a profile; None for those that the quantizer declares.
+
     Raises:
-        PluginError: nobody offers it, two do, it cannot be imported, or it is no quantizer.
+        PluginError: nobody offers it, two do, it cannot be imported, it is no quantizer, or what
+            it declares are no sets of options.
     """
     cls = load_quantizer(name)
+    if option_sets is None:
+        option_sets = _declared_by(cls, registry.find(registry.QUANTIZERS, name))
     return [
         Subject(name, cls, options, role)
         for options in option_sets
         for role in (roles or _roles(Subject(name, cls, options, "activation")))
     ]
+
+
+def _declared_by(cls: type[Quantizer], offer: Offer) -> Sequence[Mapping[str, Any]]:
+    declared = cls.option_sets
+    fits = isinstance(declared, Sequence) and all(isinstance(o, Mapping) for o in declared)
+    if not fits or not declared:
+        raise offer.fault("declares option_sets that are no sequence of mappings")
+    return declared
 
 
 def _roles(subject: Subject) -> tuple[Role, ...]:

@@ -25,13 +25,13 @@ class QuantizerContract:
 
     Attributes:
         name: its registered name; the distribution must be installed.
-        option_sets: options to check, as in a profile; the defaults alone unless overridden.
+        option_sets: options to check, as in a profile; None for those that the class declares.
         roles: directions to check; None for activations, and for gradients too where the
             quantizer has no parameters.
     """
 
     name: ClassVar[str]
-    option_sets: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    option_sets: ClassVar[Sequence[Mapping[str, Any]] | None] = None
     roles: ClassVar[Sequence[Role] | None] = None
 
     def pytest_generate_tests(self, metafunc: Any) -> None:

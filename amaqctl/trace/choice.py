@@ -58,11 +58,11 @@ class Choice:
         return self.quantizer.end(site)
 
 
-def choice_of(label: str, name: str, options: Mapping[str, Any]) -> Choice:
+def choice_of(label: str, name: str, options: Mapping[str, Any], typed: str = "-q") -> Choice:
     """The quantizer of this name with these options.
 
     Args:
-        label: as it was typed.
+        label: as it was typed. typed: what stood before it.
 
     Raises:
         PluginError: the name, or one in its options, is unknown, broken or ambiguous.
@@ -75,11 +75,11 @@ def choice_of(label: str, name: str, options: Mapping[str, Any]) -> Choice:
         if inner and len(inner) == error.error_count():
             key, found = inner[0]
             raise PluginError(
-                f"-q {label}: {key}: {found.message}", hint=found.hint, error_id=found.error_id
+                f"{typed} {label}: {key}: {found.message}", hint=found.hint, error_id=found.error_id
             ) from error
         fault = _fault(error, list(load_quantizer(name).Config.model_fields), name)
         raise UsageError(
-            f"-q {label}: {fault}",
+            f"{typed} {label}: {fault}",
             hint=shlex.join(["amaqctl", "plugins", name]),
             error_id="USAGE-QUANTIZER",
         ) from error

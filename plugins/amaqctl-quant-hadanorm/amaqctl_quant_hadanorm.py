@@ -58,6 +58,14 @@ _LEAST_SHARE = 1 / 64
 class HadaNormQuantizer(Quantizer):
     """Uniform quantization of centred, scaled and rotated channels."""
 
+    option_sets = (
+        {},
+        {"bits": 2, "scale": "group", "group_size": 5},
+        {"bits": 8, "scale": "group", "scale_dtype": "float32", "normalize": False},
+        {"center": False, "scale_dtype": "float16"},
+        {"center": False, "normalize": False, "hadamard": False},
+    )
+
     class Config(QuantizerConfig):
         """Options of `hadanorm`; centring, scaling and the rotation can each be switched off."""
 

@@ -28,6 +28,8 @@ from amaqctl.quantizer import (
 class TernaryQuantizer(Quantizer):
     """Two bits a value and 16 a token."""
 
+    option_sets = ({}, {"threshold": 0.0})
+
     class Config(QuantizerConfig):
         """Options of `ternary`."""
 

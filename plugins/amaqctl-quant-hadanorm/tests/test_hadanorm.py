@@ -11,13 +11,6 @@ from amaqctl.testing import QuantizerContract
 
 class TestHadaNorm(QuantizerContract):
     name = "hadanorm"
-    option_sets = (
-        {},
-        {"bits": 2, "scale": "group", "group_size": 5},
-        {"bits": 8, "scale": "group", "scale_dtype": "float32", "normalize": False},
-        {"center": False, "scale_dtype": "float16"},
-        {"center": False, "normalize": False, "hadamard": False},
-    )
 
 
 def build(num_channels, **options):

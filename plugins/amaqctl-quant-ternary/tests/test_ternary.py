@@ -9,7 +9,6 @@ from amaqctl.testing import QuantizerContract
 
 class TestTernary(QuantizerContract):
     name = "ternary"
-    option_sets = ({}, {"threshold": 0.0})
 
 
 def test_small_values_become_zero_and_the_rest_their_mean_magnitude():
