@@ -14,7 +14,13 @@ from typing import Any
 
 from amaqctl.build import Built, build
 from amaqctl.build.connect import learning_rate
-from amaqctl.build.provenance import changed_base, changed_data, identity, identity_differences
+from amaqctl.build.provenance import (
+    changed_base,
+    changed_data,
+    changed_rules,
+    identity,
+    identity_differences,
+)
 from amaqctl.engine.advice import advised
 from amaqctl.engine.checkpoint import (
     all_checkpoints,
@@ -88,6 +94,9 @@ def resumed(
         _check_unfinished(run, checkpoint, built)
         for difference in environment_differences(run.path / "environment.json"):
             warn(f"{difference}; results may differ in their last bits")
+        then = identity_of(checkpoint) if checkpoint else {}
+        if then and (changed := changed_rules(then)) is not None:
+            warn(changed)
         if (jump := _jump_of_learning_rate(run, checkpoint, built)) is not None:
             warn(jump)
     except BaseException:

@@ -14,8 +14,9 @@ from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import Cuts, stage_ranges
+from amaqctl.model.dropout import SeededDropout
 from amaqctl.model.loading import load_stage
-from amaqctl.model.lora import attach_lora, lora_parameters
+from amaqctl.model.lora import attach_lora, lora_places
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import enable_gradient_checkpointing
@@ -72,6 +73,7 @@ def engine_of(
         ("none", {}),
     ),
     lora: LoraSettings = LORA,
+    max_grad_norm: float | None = None,
 ) -> Engine:
     """All stages in this process; a quantizer (name, options) for each role."""
     models = [
@@ -90,8 +92,8 @@ def engine_of(
         attach_lora(model, lora, SEED)
         if checkpointed:
             enable_gradient_checkpointing(model)
-        weights = list(lora_parameters(model).values())
-        groups: list[dict[str, Any]] = [{"params": weights}] if weights else []
+        weights = lora_places(model)
+        groups: list[dict[str, Any]] = [{"params": list(weights.values())}] if weights else []
         if index < len(links):
             groups += links[index].activations.quantizers.sender.param_groups()
         engine.stages[index] = Stage(
@@ -101,8 +103,8 @@ def engine_of(
             optimizer=torch.optim.AdamW(groups, lr=LR) if groups else None,
             lora_parameters=weights,
             learning_rate=LearningRate(LR, "constant", 0, 1),
-            max_grad_norm=None,
-            dropout_seed=SEED,
+            max_grad_norm=max_grad_norm,
+            dropout=SeededDropout(model.own_blocks, SEED),
         )
     return engine
 

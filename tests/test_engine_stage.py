@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from amaqctl.engine.gradient_norm import total_norm
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.stage import Stage, padding_mask, token_loss
 from amaqctl.errors import DivergedError
+from amaqctl.model.dropout import SeededDropout
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.task import IGNORE_INDEX
 
@@ -52,6 +54,9 @@ def test_the_mask(changes: dict[str, Any], num_new: int, mask: list[str]) -> Non
     assert ["".join(map(str, row)) for row in found.tolist()] == mask
 
 
+CPU = torch.device("cpu")
+
+
 def stage(weights: list[nn.Parameter], gates: list[nn.Parameter], limit: float | None) -> Stage:
     groups = [{"params": part, "lr": 0.5} for part in (weights, gates) if part]
     return Stage(
@@ -59,10 +64,10 @@ def stage(weights: list[nn.Parameter], gates: list[nn.Parameter], limit: float |
         incoming=None,
         outgoing=None,
         optimizer=torch.optim.SGD(groups) if groups else None,
-        lora_parameters=weights,
+        lora_parameters=dict(enumerate(weights)),
         learning_rate=LearningRate(8.0, "linear", 1, 5),
         max_grad_norm=limit,
-        dropout_seed=0,
+        dropout=SeededDropout({}, 0),
     )
 
 
@@ -79,7 +84,9 @@ def test_a_norm_above_the_limit_is_brought_to_it(limit: float | None, scale: flo
     first, second, silent = parameter(3.0, 0.0), parameter(4.0), nn.Parameter(torch.zeros(1))
     gate = parameter(100.0)  # gates are no part of the norm, and not clipped
     made = stage([first, second, silent], [gate], limit)
-    norm = made.gradient_norm(0)
+    norms = made.gradient_norms()
+    assert norms == {0: 3.0, 1: 4.0}
+    norm = total_norm(norms, 0, CPU)
     assert norm == 5.0
     made.update(norm, step=1)
     rate = 8.0  # the peak, after one step of warmup
@@ -101,7 +108,9 @@ def test_the_rate_follows_the_step_and_only_for_lora_weights() -> None:
     alone = stage([], [gate], 1.0)
     gate.grad = torch.ones(1)
     before = float(gate.detach())
-    alone.update(alone.gradient_norm(0), 0)
+    assert alone.gradient_norms() == {}
+    assert total_norm({}, 0, CPU) == 0.0
+    alone.update(0.0, 0)
     assert before - float(gate.detach()) == 0.5
     stage([], [], None).update(0.0, 0)  # a stage with nothing to learn
 
@@ -109,5 +118,5 @@ def test_the_rate_follows_the_step_and_only_for_lora_weights() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_ends_the_run(bad: float) -> None:
     with pytest.raises(DivergedError, match="a gradient is not finite") as caught:
-        stage([parameter(1.0), parameter(bad)], [], None).gradient_norm(7)
+        total_norm(stage([parameter(1.0), parameter(bad)], [], None).gradient_norms(), 7, CPU)
     assert caught.value.where == "step 7"

@@ -138,17 +138,39 @@ def test_resume_refuses_a_base_with_one_weight_changed(place: Path) -> None:
     assert "model.files.model.safetensors" in result.stderr
 
 
-def test_a_run_of_a_version_that_kept_no_digests_goes_on(trained: Path, place: Path) -> None:
+def _without(trained: Path, place: Path, *keys: str) -> None:
+    """As a version left a run that did not yet record something of its identity."""
     for path in (place / "run").rglob("*.json"):
         text = path.read_text()
         if '"files"' in text and path.name in ("run.json", "trainer.json"):
             found = json.loads(text.replace(str(trained), str(place)))
-            found["identity"]["model"].pop("files")
+            owner = found["identity"]
+            for key in keys[:-1]:
+                owner = owner[key]
+            owner.pop(keys[-1])
             path.write_text(json.dumps(found))
-    step = place / "run" / "checkpoints" / "step-000002"
-    _seal(step)
+    _seal(place / "run" / "checkpoints" / "step-000002")
+
+
+def test_a_run_of_a_version_that_kept_no_digests_goes_on(trained: Path, place: Path) -> None:
+    _without(trained, place, "model", "files")
     result = run("train", "--resume", place / "run", "--max-steps", "4", "-q")
     assert result.exit_code == 0, result.stderr
+    assert "goes on with" not in result.stderr
+
+
+def test_a_run_begun_by_other_rules_goes_on_and_says_so(trained: Path, place: Path) -> None:
+    _without(trained, place, "rules")
+    result = run("train", "--resume", place / "run", "--max-steps", "4", "-q")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == (
+        "warning: the run was begun when gradients were clipped and dropout was drawn a stage at a "
+        "time; it goes on with one norm over all stages and dropout drawn by block\n"
+    )
+    record = json.loads(
+        (place / "run" / "checkpoints" / "step-000004" / "trainer.json").read_text()
+    )
+    assert "rules" not in record["identity"]  # it stays what it was begun as
 
 
 def _seal(checkpoint: Path) -> None:

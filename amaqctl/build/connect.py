@@ -13,7 +13,8 @@ from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
-from amaqctl.model.lora import lora_parameters
+from amaqctl.model.dropout import SeededDropout
+from amaqctl.model.lora import lora_places
 from amaqctl.model.stage_model import StageModel
 from amaqctl.profile import LoadedProfile, profile_error
 from amaqctl.quantizer import ResolvedQuantizer, Role, Site
@@ -75,12 +76,12 @@ def _stage(
     loaded: LoadedProfile, model: StageModel, *, incoming: Link | None, outgoing: Link | None
 ) -> Stage:
     profile = loaded.profile
-    weights = list(lora_parameters(model).values())
+    weights = lora_places(model)
     groups: list[dict[str, Any]] = []
     if weights:
         groups.append(
             {
-                "params": weights,
+                "params": list(weights.values()),
                 "lr": profile.optimizer.lr,
                 "weight_decay": profile.optimizer.weight_decay,
             }
@@ -96,7 +97,7 @@ def _stage(
         lora_parameters=weights,
         learning_rate=learning_rate(loaded),
         max_grad_norm=profile.train.max_grad_norm,
-        dropout_seed=profile.train.seed,
+        dropout=SeededDropout(model.own_blocks, profile.train.seed),
     )
 
 

@@ -18,6 +18,10 @@ from amaqctl.model.source import ModelSource
 from amaqctl.model.weight_files import base_sha256
 from amaqctl.profile import LoadedProfile
 
+RULES = {"gradient_norm": "of all stages", "dropout": "drawn by block"}
+"""How results come about where no key of a profile says it. A run without these was begun when
+each stage was clipped by itself and drew its dropout as a whole."""
+
 
 def identity(built: Built) -> dict[str, Any]:
     """What must be the same for a run to be gone on with: all but ``train.max_steps``."""
@@ -32,6 +36,7 @@ def identity(built: Built) -> dict[str, Any]:
         "data": facts["data"],
         "seed": facts["seed"],
         "quantizers": quantizer_options(stages),
+        "rules": RULES,
         "profile": {key: value for key, value in profile.items() if key != "quantizers"},
     }
     return dict(json.loads(json.dumps(told)))
@@ -44,7 +49,23 @@ def identity_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """
     if "files" not in then.get("model", {}):
         now = {**now, "model": {k: v for k, v in now["model"].items() if k != "files"}}
+    if "rules" not in then:
+        now = {k: v for k, v in now.items() if k != "rules"}
     return differences(then, now)
+
+
+def changed_rules(then: Mapping[str, Any]) -> str | None:
+    """One sentence where a run was begun by other rules; None: by today's.
+
+    Args:
+        then: the run's identity.
+    """
+    if "rules" in then:
+        return None
+    return (
+        "the run was begun when gradients were clipped and dropout was drawn a stage at a time; "
+        "it goes on with one norm over all stages and dropout drawn by block"
+    )
 
 
 def changed_base(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

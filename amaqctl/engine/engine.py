@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from amaqctl.engine.gradient_norm import total_norm
 from amaqctl.engine.schedule import Action, one_forward_one_backward
 from amaqctl.engine.stage import Stage
 from amaqctl.engine.traffic import Traffic
@@ -33,12 +34,12 @@ class StepResult:
 
     Args:
         loss: mean loss in nats a loss-carrying token of the batch.
-        grad_norms: LoRA gradient norm of each stage held here, before any clip.
+        grad_norm: L2 norm of the LoRA gradient of all stages, before any clip.
         traffic: what was sent.
     """
 
     loss: float
-    grad_norms: tuple[float, ...]
+    grad_norm: float
     traffic: Traffic
 
 
@@ -100,11 +101,18 @@ class Engine:
                 if action.stage in self.stages:
                     part = parts[action.micro_batch]
                     loss += self._run(action, part, step, batch.num_loss_tokens)
-            norms = tuple(stage.gradient_norm(step) for stage in self.stages.values())
-        for stage, norm in zip(self.stages.values(), norms, strict=True):
+            norm = self._gradient_norm(step)
+        for stage in self.stages.values():
             stage.update(norm, step)
         self.traffic.include(self._step_traffic)
-        return StepResult(loss, norms, self._step_traffic)
+        return StepResult(loss, norm, self._step_traffic)
+
+    def _gradient_norm(self, step: int) -> float:
+        norms: dict[int, float] = {}
+        for stage in self.stages.values():
+            norms |= stage.gradient_norms()
+        first = next(iter(self.stages.values()))
+        return total_norm(norms, step, next(first.model.parameters()).device)
 
     def _run(self, action: Action, part: Batch, step: int, num_loss_tokens: int) -> float:
         stage = self.stages[action.stage]

@@ -10,9 +10,7 @@ Legend: B batch, T tokens, C channels, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amaqctl.bits import BitAllocation
+from amaqctl.engine.gradient_norm import parameter_norms
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Link
 from amaqctl.engine.turn import check_gradient, check_turn
 from amaqctl.errors import DivergedError
+from amaqctl.model.dropout import SeededDropout
 from amaqctl.model.stage_model import StageModel
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch
@@ -49,12 +49,10 @@ class Stage:
         incoming, outgoing: links before and after; None at the ends of the model.
         optimizer: over the LoRA weights, if there are any its first group, and the gates of
             outgoing quantizers.
-        lora_parameters: what the gradient norm is taken over.
+        lora_parameters: what the gradient norm is taken over, by place in the whole model.
         learning_rate: of the LoRA weights.
-        max_grad_norm: clip this stage's LoRA gradient at this norm; None for no clip. A norm over
-            all stages would need scalars to cross the wire.
-        dropout_seed: makes dropout, the adapter's and the model's own, a function of (seed, step,
-            micro-batch, stage).
+        max_grad_norm: bring the LoRA gradient of all stages down to this norm; None for no clip.
+        dropout: draws for the adapter's dropout and the model's own.
     """
 
     def __init__(
@@ -64,19 +62,19 @@ class Stage:
         incoming: Link | None,
         outgoing: Link | None,
         optimizer: torch.optim.Optimizer | None,
-        lora_parameters: list[nn.Parameter],
+        lora_parameters: Mapping[int, nn.Parameter],
         learning_rate: LearningRate,
         max_grad_norm: float | None,
-        dropout_seed: int,
+        dropout: SeededDropout,
     ) -> None:
         self.model = model
         self.incoming = incoming
         self.outgoing = outgoing
         self.optimizer = optimizer
-        self._lora_parameters = lora_parameters
+        self._lora_parameters = dict(lora_parameters)
         self._learning_rate = learning_rate
         self._max_grad_norm = max_grad_norm
-        self._dropout_seed = dropout_seed
+        self._dropout = dropout
         self._in_flight: dict[int, _InFlight] = {}
 
     def forward(self, part: Batch, context: TensorContext, num_loss_tokens: int) -> float | None:
@@ -101,7 +99,7 @@ class Stage:
             check_turn(received, context, part.input_ids_BT.shape)
             leaf = received.value.requires_grad_()
             context, allocation = received.context, received.allocation
-        with self._seeded_dropout(context):
+        with self._dropout.drawing(context.step, context.micro_batch):
             output = self._run(part, leaf, context)
         if self.outgoing is None:
             loss = token_loss(output, part.labels_BT.to(output.device)) / num_loss_tokens
@@ -133,7 +131,8 @@ class Stage:
         ]
         if differentiable:
             outputs, grads = zip(*differentiable, strict=True)
-            with self._blamed_in_backward(flight.context):
+            drawing = self._dropout.drawing(flight.context.step, micro_batch)
+            with drawing, self._blamed_in_backward(flight.context):
                 torch.autograd.backward(outputs, grads)
         if self.incoming is not None:
             assert flight.leaf is not None
@@ -150,36 +149,24 @@ class Stage:
             return contextlib.nullcontext()
         return self.outgoing.activations.quantizers.sender.blamed_in_backward(context)
 
-    def gradient_norm(self, step: int) -> float:
-        """Norm of this stage's LoRA gradient, before any clip.
-
-        Args:
-            step: from 0, for messages.
-
-        Raises:
-            DivergedError: the norm is not finite.
-        """
-        gradients = [p.grad for p in self._lora_parameters if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
-            raise DivergedError(
-                "a gradient is not finite", where=f"step {step}", hint="lower optimizer.lr"
-            )
-        return norm
+    def gradient_norms(self) -> dict[int, float]:
+        """Norm of each LoRA gradient held here, before any clip, by place in the whole model."""
+        return parameter_norms(self._lora_parameters)
 
     def update(self, norm: float, step: int) -> None:
         """Clip at ``max_grad_norm``, apply the optimizer, clear gradients.
 
         Args:
-            norm: from `gradient_norm`.
+            norm: of all stages' gradients together, from `total_norm`.
             step: from 0, for the learning rate of the LoRA weights; gates keep theirs.
         """
         if self.optimizer is None:
             return
-        limit = self._max_grad_norm
-        if limit is not None and norm > limit:
-            nn.utils.clip_grads_with_norm_(self._lora_parameters, limit, torch.tensor(norm))
-        if self._lora_parameters:
+        weights, limit = list(self._lora_parameters.values()), self._max_grad_norm
+        if limit is not None:
+            # Below the limit too, as torch does: just below it the factor is not yet 1.
+            nn.utils.clip_grads_with_norm_(weights, limit, torch.tensor(norm))
+        if weights:
             self.optimizer.param_groups[0]["lr"] = self._learning_rate.at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,15 +225,6 @@ class Stage:
         # The penalty belongs to the step, not to each of its micro-batches.
         penalty = channel.penalty(context) if context.micro_batch == 0 else None
         return outputs if penalty is None else [*outputs, penalty]
-
-    @contextlib.contextmanager
-    def _seeded_dropout(self, context: TensorContext) -> Iterator[None]:
-        place = f"{self._dropout_seed} {context.step} {context.micro_batch}"
-        digest = hashlib.sha256(f"{place} {self.model.range.first_layer}".encode()).digest()
-        device = next(self.model.parameters()).device
-        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
-            torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            yield
 
 
 def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from amaqctl.engine.advice import way_on
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
@@ -216,7 +214,7 @@ class Trainer:
             step + 1,
             loss=result.loss,
             lr=settings.learning_rate.at(step),
-            grad_norm=float(np.linalg.norm(result.grad_norms)),
+            grad_norm=result.grad_norm,
             tokens=sum(batch.lengths),
             seconds=round(time.perf_counter() - started, 4),
             **result.traffic.metrics(),

@@ -84,6 +84,19 @@ def lora_parameters(stage: StageModel) -> dict[str, nn.Parameter]:
     }
 
 
+def lora_places(stage: StageModel) -> dict[int, nn.Parameter]:
+    """The stage's adapter weights, by place among those of the whole model, in its order.
+
+    A projection beside the blocks stands before them all, wherever it is held.
+    """
+    assert stage.lora is not None
+    names = [
+        f"{STOCK_PREFIX}{n}.lora_{side}.weight" for n in stage.lora.module_names for side in "AB"
+    ]
+    held = lora_parameters(stage)
+    return {place: held[name] for place, name in enumerate(names) if name in held}
+
+
 def peft_config(lora: AttachedLora) -> LoraConfig:
     """peft's configuration for what is attached."""
     return LoraConfig(

@@ -103,6 +103,12 @@ class StageModel(nn.Module):
         """All positions of the whole model: own blocks, and slots for the others."""
         return layer_list(self.model, self.config)[1]
 
+    @property
+    def own_blocks(self) -> dict[int, nn.Module]:
+        """The blocks held here, by index in the whole model."""
+        blocks = self.blocks
+        return {i: blocks[i] for i in range(self.range.first_layer, self.range.end_layer)}
+
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache for one generation on this stage."""
         return DynamicCache(config=self.config)

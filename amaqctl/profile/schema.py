@@ -182,7 +182,7 @@ class TrainSection(Section):
     max_length: Count = Field(default=128, description="Longest example, in tokens.")
     max_grad_norm: GradientNorm = Field(
         default=1.0,
-        description="Largest L2 norm of a party's gradient; null is no clipping.",
+        description="Largest L2 norm of the gradient over all stages; null is no clipping.",
     )
     seed: Seed = Field(default=17, description="Seed of weights, data order and quantizer noise.")
     deterministic: Flag = Field(default=True, description="Allow only deterministic algorithms.")
