@@ -31,6 +31,7 @@ _MEMORY_WORDS = (
     "can't allocate memory",
     "cannot allocate memory",
     "bad_alloc",
+    "status_alloc_failed",  # of CUDA's libraries, which ask for memory of their own
     "failed to map segment",  # a library that is imported
 )
 

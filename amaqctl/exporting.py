@@ -147,7 +147,7 @@ def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[_Logits, An
     base_BTV = _probe(base)
     adapted = _adapted(base, adapter)
     adapted_BTV = _probe(adapted)
-    merged = adapted.merge_and_unload()  # an overflow shows in the logits, see _checked
+    merged = _merged_in(adapted, adapter)
     return _Logits(base_BTV, adapted_BTV, _probe(merged)), merged
 
 
@@ -158,12 +158,23 @@ def _adapted(base: Any, adapter: Path) -> Any:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return PeftModel.from_pretrained(base, str(adapter)).eval()
     except Exception as error:  # as many types as peft has parts
-        raise InputError(
-            f"the adapter cannot be put on its base: {first_line(error)}",
-            where=str(adapter),
-            hint="export another checkpoint with --checkpoint",
-            error_id="INPUT-ADAPTER",
-        ) from error
+        raise _misfit(adapter, "put on", error) from error
+
+
+def _merged_in(adapted: Any, adapter: Path) -> Any:
+    try:
+        return adapted.merge_and_unload()  # an overflow shows in the logits, see _checked
+    except Exception as error:
+        raise _misfit(adapter, "merged into", error) from error
+
+
+def _misfit(adapter: Path, what: str, error: Exception) -> InputError:
+    return InputError(
+        f"the adapter cannot be {what} its base: {first_line(error)}",
+        where=str(adapter),
+        hint="export another checkpoint with --checkpoint",
+        error_id="INPUT-ADAPTER",
+    )
 
 
 def _logits_of_saved(folder: Path, rounded: Any, dtype: str) -> Tensor:

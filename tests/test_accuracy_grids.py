@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "accuracy"))
@@ -339,6 +340,18 @@ def test_a_page_keeps_what_is_not_generated() -> None:
     assert text.endswith("<!-- end of verdicts -->\nAfter.\n")
     assert "old" not in text
     assert render.renewed(text, {}) == text
+
+
+def test_widths_are_read_beside_what_quantizers_report(tmp_path: Path) -> None:
+    (tmp_path / "bits").mkdir()
+    place = "link0.activation"
+    members = {
+        f"{place}.channel": np.array([2, 3, 3], dtype=np.uint8),
+        f"{place}.channel.range": np.array([0.5, 1.5, 2.5], dtype=np.float32),
+        "link0.gradient.tensor": np.array([4], dtype=np.uint8),
+    }
+    np.savez(tmp_path / "bits" / "final.npz", **members)
+    assert run._widths(tmp_path) == {f"{place}.channel": [0, 0, 1, 2, 0, 0, 0, 0, 0]}
 
 
 def test_paper_mode_has_no_width_of_ours() -> None:

@@ -198,6 +198,20 @@ def test_an_adapter_that_overflows_on_its_base_is_not_merged(trained, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_peft_cannot_merge_is_one_line(trained, tmp_path):
+    """With `lora_bias` peft makes biases that the base has no place for."""
+    run_folder = Path(shutil.copytree(trained["float32"], tmp_path / "run"))
+    for config in run_folder.rglob("adapter_config.json"):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "lora_bias": True}))
+    for checkpoint in (run_folder / "checkpoints").iterdir():
+        sign(checkpoint)
+    result = export(str(run_folder), "--to", str(tmp_path / "x"), "--merge")
+    assert result.exit_code == 4
+    assert "the adapter cannot be merged into its base: Impossible to merge" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_place_that_cannot_be_written_is_one_line(trained, tmp_path):
     (tmp_path / "file").write_text("")
     result = export(str(trained["float32"]), "--to", str(tmp_path / "file" / "a"), "--json")

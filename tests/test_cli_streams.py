@@ -149,6 +149,7 @@ def test_a_terminal_that_goes_away_saves_the_run(tmp_path):
         ("ModuleNotFoundError(\"No module named 'peft'\", name='peft')", 4, "package peft cannot"),
         ("ImportError('libtorch.so: failed to map segment: Cannot allocate memory')", 7, "memory"),
         ("MemoryError()", 7, "out of memory"),
+        ("RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED')", 7, "out of memory"),
     ],
 )
 def test_what_fails_while_a_command_imports_is_told(error, code, said):

@@ -54,14 +54,17 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 
 
 class Called(TorchDispatchMode):
-    """The names of all operations, those of the backward pass too."""
+    """The names of all operations, those of the backward pass too, and plain divisors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.divisors: list[float] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.name())
+        if func.name().startswith("aten::div") and not isinstance(args[1], Tensor):
+            self.divisors.append(abs(float(args[1])))
         return func(*args, **(kwargs or {}))
 
 
@@ -102,11 +105,41 @@ def test_training_calls_nothing_that_cuda_refuses(tmp_path: Path, name: str) -> 
     assert not called.names & REFUSED_BY_CUDA
 
 
+@pytest.mark.parametrize("case", all_cases(), ids=str)
+def test_decoding_divides_by_no_plain_number(case: Case) -> None:
+    """CUDA multiplies by its reciprocal, which is exact for powers of two only."""
+    sender, receiver = case.build(), case.build()
+    for step in range(3):
+        context = context_of(case, step)
+        with torch.no_grad():
+            sent = Message.from_bytes(
+                Message(case.name, context, sender.quantize(hidden(step), context)).to_bytes()
+            )
+            with Called() as called:
+                receiver.dequantize(sent.quantized, context)
+        assert called.names
+        assert [d for d in called.divisors if math.frexp(d)[0] != 0.5] == []
+
+
 @pytest.mark.parametrize("num_columns", [1, 2, 5, 6])
 def test_the_lower_median_is_that_of_torch(num_columns: int) -> None:
     values_WK = torch.rand(3, num_columns, generator=torch.Generator().manual_seed(2))
     expected = values_WK.median(1, keepdim=True).values
     assert torch.equal(_lower_median(values_WK), expected)
+
+
+def context_of(case: Case, step: int) -> TensorContext:
+    is_gradient = case.role == "gradient"
+    return TensorContext(
+        case.role,
+        0,
+        step,
+        3,
+        sample_ids=(0, 1, 2),
+        lengths=(9, 6, 9),
+        training=True,
+        allocation=BitAllocation.uniform(3, NUM_CHANNELS, "channel") if is_gradient else None,
+    )
 
 
 def hidden(step: int) -> Tensor:
@@ -123,19 +156,8 @@ def hidden(step: int) -> Tensor:
 def test_a_message_of_one_device_decodes_to_the_same_bits_on_the_other(case: Case) -> None:
     sender, receivers = case.build().to("cuda"), [case.build(), case.build().to("cuda")]
     by_cpu = case.build()
-    widths = BitAllocation.uniform(3, NUM_CHANNELS, "channel") if case.role == "gradient" else None
     for step in range(3):
-        context = TensorContext(
-            case.role,
-            0,
-            step,
-            3,
-            sample_ids=(0, 1, 2),
-            lengths=(9, 6, 9),
-            training=True,
-            allocation=widths,
-        )
-        x = hidden(step)
+        context, x = context_of(case, step), hidden(step)
         with torch.no_grad():
             sent = sender.quantize(x.cuda(), context)
             assert {tensor.device.type for tensor in sent.side.values()} <= {"cuda"}

@@ -1,8 +1,10 @@
 """A few hostile inputs of every kind in every run; the long form is `scripts/fuzz.py`."""
 
+import random
 from itertools import islice
 
 import pytest
+from fuzzing import models
 from fuzzing.campaign import KINDS, Ending, cases_of, run_kind, summary
 from fuzzing.runner import Case, Check, warm_up
 
@@ -45,6 +47,13 @@ def test_a_case_that_fails_is_kept_with_its_files_and_the_commands_that_run_it_a
         "scripts/fuzz.py --kinds runs --seed 3 --only 0",
         "cd files && amaqctl runs 'a b'",
     ]
+
+
+def test_lists_too_deep_to_read_again_are_left_alone():
+    deep = b"[" * 100_000 + b"]" * 100_000
+    files = {f"m/{name}": deep for name in models._JSON}
+    assert models._json_tree(random.Random(1), files).endswith("as it is")
+    assert set(files.values()) == {deep}
 
 
 def test_a_check_fails_by_what_it_raises(monkeypatch):

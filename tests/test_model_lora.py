@@ -254,7 +254,12 @@ def test_another_alpha_rank_or_a_broken_file_is_refused(llama: ModelSource, tmp_
         load_adapter(staged(llama, [2], replace(SETTINGS, alpha=16)), tmp_path / "adapter")
     with pytest.raises(InputError, match="has shape"):
         load_adapter(staged(llama, [2], replace(SETTINGS, r=2)), tmp_path / "adapter")
-    for key, other in (("peft_type", "LOHA"), ("use_rslora", True), ("use_dora", True)):
+    for key, other in (
+        ("peft_type", "LOHA"),
+        ("use_rslora", True),
+        ("use_dora", True),
+        ("lora_bias", True),
+    ):
         _edit_config(tmp_path / "adapter", key, other)
         with pytest.raises(InputError, match=f"the adapter's {key} is {other!r}, not "):
             load_adapter(staged(llama, [2], SETTINGS), tmp_path / "adapter")

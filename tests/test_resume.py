@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def train_and_die(made: Built, out: Path, number: int) -> None:
     train(made, out)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a fork cannot use its parent's GPU")
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_killed_before_any_change_of_a_file(tmp_path: Path, quantizer: str) -> None:
     """Few points here, evenly spread, others for each quantizer; `kill_points.py` has many."""
@@ -237,7 +239,7 @@ def test_other_programs_are_warned_of(unfinished: Path, whole: Path) -> None:
     folder.unlock()
     assert checkpoint is not None
     assert [line.split(" now")[0] for line in said] == [
-        f'packages.torch: "1.0" then, "{torch.__version__}"'
+        f'packages.torch: "1.0" then, "{version("torch")}"'
     ]
 
 

@@ -74,6 +74,17 @@ def test_an_evaluation_is_not_kept_through_a_link(run: Path, tmp_path: Path) -> 
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_a_log_that_no_run_wrote_is_refused_at_once(run: Path) -> None:
+    os.truncate(run / "log.txt", 2 << 40)  # holes, at no cost
+    before = (run / "run.json").read_bytes()
+    error = failure(9, "train", "--resume", run, "--max-steps", 6)
+    assert error["message"] == "log.txt has no line end in its last MiB, so no run wrote it"
+    assert (error["where"], error["hint"]) == (str(run), "move log.txt away")
+    assert (run / "run.json").read_bytes() == before
+    (run / "log.txt").unlink()
+    assert amaqctl("train", "--resume", run, "--max-steps", 6).exit_code == 0
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 @pytest.mark.parametrize(
     ("name", "code", "command"),

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from amaqctl.engine.metrics import read_metrics
-from amaqctl.engine.run_place import cut_torn_line, fill_new_folder, first_link, locked
+from amaqctl.engine.run_place import (
+    cut_torn_line,
+    end_of_lines,
+    fill_new_folder,
+    first_link,
+    locked,
+)
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.storage import (
     explained,
@@ -92,7 +98,8 @@ class RunFolder:
         A second call does nothing. ``run`` is read again, as of now.
 
         Raises:
-            ResumeError: another process is writing here, or a link leads out of the folder.
+            ResumeError: another process is writing here, a link leads out of the folder, or
+                ``log.txt`` is no file of a run.
         """
         if self._lock is not None:
             return
@@ -107,6 +114,8 @@ class RunFolder:
         try:
             self._refuse_links()
             self.run = _read_run(self.path)
+            if (log := self.path / "log.txt").is_file():
+                end_of_lines(log)
         except BaseException:
             if lock:
                 os.close(lock)

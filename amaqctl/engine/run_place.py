@@ -8,12 +8,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from amaqctl.errors import InputError
+from amaqctl.errors import InputError, ResumeError
 from amaqctl.storage import AlreadyThere, explained, write_json, write_text
 
 _UNFINISHED = ".tmp-created"
 _WRITTEN = ("run.json", "environment.json", "adapter", "bits", "checkpoints", "quantizer")
 _GROWING = ("metrics.jsonl", "log.txt")
+_LONGEST_LINE = 2**20
 
 
 def fill_new_folder(
@@ -85,18 +86,34 @@ def first_link(run: Path) -> Path | None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end; a killed process wrote only a part of it."""
+    """Cut off what follows the last line end; a killed process wrote only a part of it.
+
+    Raises:
+        ResumeError: as `end_of_lines`.
+    """
+    kept = end_of_lines(path)
     with path.open("rb+") as file:
-        kept = end = file.seek(0, os.SEEK_END)
-        while kept:
-            start = max(0, kept - 2**16)
-            file.seek(start)
-            found = file.read(kept - start).rfind(b"\n")
-            kept = start + found + 1
-            if found >= 0:
-                break
-        if kept < end:
+        if kept < file.seek(0, os.SEEK_END):
             file.truncate(kept)
+
+
+def end_of_lines(path: Path) -> int:
+    """Where the last whole line ends, in bytes.
+
+    Raises:
+        ResumeError: further from the end than any line of ours is long: no run wrote this file.
+    """
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE)
+        file.seek(start)
+        found = file.read().rfind(b"\n")
+    if found < 0 < start:
+        raise ResumeError(
+            f"{path.name} has no line end in its last MiB, so no run wrote it",
+            where=str(path.parent),
+            hint=f"move {path.name} away",
+        )
+    return start + found + 1
 
 
 def _is_free(path: Path) -> bool:

@@ -31,7 +31,15 @@ from amaqctl.storage import check_regular, read_json, write_folder
 
 CONFIG_FILE = "adapter_config.json"
 # Settings beside r and alpha by which peft makes something else of the same weights.
-_MEANING = ("peft_type", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias")
+_MEANING = (
+    "peft_type",
+    "use_rslora",
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "bias",
+    "lora_bias",
+)
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 

@@ -135,7 +135,9 @@ class GroupQuantizer(Quantizer):
 
     def _scale_RG(self, range_RG: Tensor) -> Tensor:
         if self.config.zero_point:
-            return range_RG.float() / float(2**self.config.bits - 1)
+            # Over a tensor: over a Python number CUDA multiplies by the reciprocal.
+            num_steps = torch.full((1,), 2.0**self.config.bits - 1, device=range_RG.device)
+            return range_RG.float() / num_steps
         return step_size(range_RG.float(), BitAllocation.uniform(self.config.bits, 1))
 
     def _zero_point(self, side: Mapping[str, Tensor], num_channels: int) -> Tensor | None:

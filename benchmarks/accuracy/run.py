@@ -95,7 +95,7 @@ def _widths(run: Path) -> dict[str, list[int]]:
         return {
             name: np.bincount(archive[name], minlength=9).tolist()
             for name in archive.files
-            if ".activation." in name
+            if ".activation." in name and archive[name].dtype == np.uint8  # beside reports
         }
 
 
