@@ -155,7 +155,7 @@ PUBLIC_OF_BITS = {
 }  # fmt: skip
 CONTRACT_METHODS = {
     "quantize", "dequantize", "layout", "surrogate", "penalty", "param_groups", "allocation",
-    "report", "decoded", "keep_decoder", "once_accepted",
+    "report", "decoded", "keep_decoder", "once_accepted", "option_sets",
 }  # fmt: skip
 
 
