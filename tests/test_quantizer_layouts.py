@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from amaqctl import registry
 from amaqctl.bits import BitAllocation, PackedCodes
-from amaqctl.quantizer import Quantizer, Site, TensorContext
+from amaqctl.quantizer import Quantizer, QuantizerEnd, Site, TensorContext
 from amaqctl.quantizer.layout import CodesLayout, LayoutError, SideLayout
 
 CONTEXT = TensorContext("gradient", link=0, step=0, total_steps=10)
@@ -164,15 +164,37 @@ def remembering(**options: Any) -> tuple[Quantizer, TensorContext]:
 )
 def test_the_layout_of_changes_and_first_visits(scale: str, ranges: tuple[Any, int]) -> None:
     quantizer, context = remembering(scale=scale)
-    layout = quantizer.layout(SHAPE, torch.float16, context, None)
-    assert layout.codes == CodesLayout(range(3, 7, 3), 10, "tensor", (4,), True)
-    assert layout.side == {
-        "range": SideLayout(torch.bfloat16, ranges, optional=True),
+    of_first_visits = {
         "visits": SideLayout(torch.int32, (2,)),
         "full": SideLayout(torch.float16, (range(1, 3), 3, 10), optional=True),
     }
+    for allocation, side in (
+        (None, of_first_visits),
+        (
+            BitAllocation.uniform(4, 10),
+            {"range": SideLayout(torch.bfloat16, ranges), **of_first_visits},
+        ),
+    ):
+        layout = quantizer.layout(SHAPE, torch.float16, context, allocation)
+        assert layout.codes == CodesLayout(range(3, 7, 3), 10, "tensor", (4,), True)
+        assert layout.side == side
     empty = quantizer.layout((2, 0, 10), torch.float16, context, None)
     assert empty.codes == CodesLayout(0, 10, "tensor", (4,), True)
+
+
+def test_changes_without_their_range_are_refused_and_ranges_without_changes() -> None:
+    (sender, context), (receiver, _) = remembering(), remembering()
+    x = torch.ones(SHAPE)
+    first = sender.quantize(x, context)
+    changes = sender.quantize(x, context)
+    end = QuantizerEnd(registry.find(registry.QUANTIZERS, "aq-sgd"), receiver)
+    with pytest.raises(LayoutError, match="a side tensor 'range' where there are visits, full"):
+        end.dequantize(replace(first, side={**first.side, "range": changes.side["range"]}), context)
+    end.dequantize(first, context)
+    rest = {key: tensor for key, tensor in changes.side.items() if key != "range"}
+    with pytest.raises(LayoutError, match="no side tensor 'range'"):
+        end.dequantize(replace(changes, side=rest), context)
+    assert torch.equal(end.dequantize(changes, context), x)
 
 
 def test_the_sender_of_changes_knows_what_was_decoded() -> None:

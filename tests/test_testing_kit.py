@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -128,6 +128,17 @@ class DeclaresNothing(Sound):
         return None
 
 
+class DeclaresAnotherLayoutAtEachEnd(Sound):
+    """The receiver would take ranges that the sender never makes."""
+
+    def layout(self, shape: Any, dtype: Any, context: Any, allocation: Any) -> Layout | None:
+        layout = super().layout(shape, dtype, context, allocation)
+        assert layout is not None
+        if self.site.end == "sender":
+            return layout
+        return Layout(layout.codes, {**layout.side, "low": SideLayout(dtype, (1,), optional=True)})
+
+
 class TakesPaddingToStandBefore(Sound):
     def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
         if not context.lengths:
@@ -157,6 +168,43 @@ class KeepsStateInItsClass(Sound):
 
     def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
         return values_RC * (1.0 + 0.1 * type(self).last_step)
+
+
+class HidesTensorsInItsClass(Sound):
+    """The receiver finds the ranges there, and nothing of them is sent."""
+
+    ranges: ClassVar[dict[tuple[int, bool], Tensor]] = {}
+
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        key = (context.step % 16, context.training)
+        type(self).ranges[key] = x.detach().float().abs().mean().clamp(0.5, 2)
+        return x
+
+    def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
+        return values_RC * type(self).ranges[context.step % 16, context.training]
+
+
+class MovesBeforeItRefuses(Sound):
+    """Counts a message that is then found to be wrong."""
+
+    def __init__(self, config: Any, site: Any) -> None:
+        super().__init__(config, site)
+        self.register_buffer("num_received", torch.zeros((), dtype=torch.int32))
+
+    def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
+        self.num_received += context.training
+        if bool((values_RC.abs() > 1e30).any()):
+            raise QuantizationError("values beyond all measure")
+        return values_RC
+
+
+class FallsOverALie(Sound):
+    """Takes it for granted that there are samples."""
+
+    def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
+        if context.training and values_RC.shape[0] == 16:
+            assert len(context.sample_ids) > 0, "no samples"
+        return values_RC
 
 
 class DrawsFromTheGlobalGenerator(Sound):
@@ -272,9 +320,13 @@ FAULTY = {
     PacksByItself: {"sizes"},
     ReadsMemoryOrder: {"layouts"},
     DeclaresNothing: {"declared"},
+    DeclaresAnotherLayoutAtEachEnd: {"declared"},
     TakesPaddingToStandBefore: {"padding"},
     TakesLengthsForWhatIsSent: {"generation"},
     KeepsStateInItsClass: {"twin"},
+    HidesTensorsInItsClass: {"fresh"},
+    MovesBeforeItRefuses: {"refused"},
+    FallsOverALie: {"refused"},
     DrawsFromTheGlobalGenerator: {"seeds"},
     LearnsInEvaluation: {"evaluation"},
     HidesItsState: {"resume"},
@@ -338,13 +390,14 @@ def test_an_error_inside_a_quantizer_is_a_finding_with_its_place():
     assert {"shapes", "sizes", "layouts", "twin", "seeds", "evaluation"} <= set(found)
 
 
-def test_a_shape_that_no_channel_sends_may_be_refused():
-    class NeedsABatch(Sound):
-        def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
-            if x.dim() != 3:
-                raise QuantizationError("three dimensions are needed")
-            return x
+class NeedsABatch(Sound):
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        if x.dim() != 3:
+            raise QuantizationError("three dimensions are needed")
+        return x
 
+
+def test_a_shape_that_no_channel_sends_may_be_refused():
     assert findings_of(NeedsABatch) == {}
 
 

@@ -134,9 +134,9 @@ class AqSgdQuantizer(Quantizer):
             legal_rows = range(tokens, rows + 1, tokens) if tokens else 0
         by_channel = self.config.scale == "channel"
         range_shape: tuple[Length, ...] = (1, channels) if by_channel else (legal_rows, 1)
-        side = {
-            "range": SideLayout(DTYPES[self.config.scale_dtype], range_shape, optional=remembers)
-        }
+        side = {}
+        if allocation is not None:  # a range belongs to codes
+            side["range"] = SideLayout(DTYPES[self.config.scale_dtype], range_shape)
         codes = CodesLayout(legal_rows, channels, "tensor", (self.config.bits,), remembers)
         if remembers:
             batch = shape[0]

@@ -63,7 +63,7 @@ def _refused_at_an_end(subject: Subject, value: float) -> None:
     x = _spoilt(hidden_like(_SHAPE_BTC), value)
     context = subject.context(x)
     with _refusal():
-        quantized = subject.quantize(subject.build(), x, context)
+        quantized = subject.quantize(subject.sender(), x, context)
         transport.send(receiving.address, Message(subject.name, context, quantized).to_bytes())
         receiving.receive()
 
@@ -88,7 +88,8 @@ def _loopback() -> LoopbackTransport:
 
 
 def _channel(subject: Subject, transport: LoopbackTransport) -> Channel:
-    pair = QuantizerPair(subject.name, *(subject.end(subject.build()) for _ in range(2)))
+    ends = (subject.end(end) for end in (subject.sender(), subject.receiver()))
+    pair = QuantizerPair(subject.name, *ends)
     return Channel(
         Address(0, subject.role),
         transport,

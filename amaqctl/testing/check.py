@@ -96,7 +96,7 @@ def _declared_by(cls: type[Quantizer], offer: Offer) -> Sequence[Mapping[str, An
 def _roles(subject: Subject) -> tuple[Role, ...]:
     """Who learns from the gradient cannot quantize it: nothing would train it there."""
     try:
-        learns = bool(subject.build().param_groups())
+        learns = bool(subject.sender().param_groups())
     except (Exception, ValidationError):  # the clauses tell what is wrong
         learns = False
     return ("activation",) if learns else ("activation", "gradient")

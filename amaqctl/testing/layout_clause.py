@@ -15,7 +15,7 @@ _SHAPES_BTC = ((2, 8, NUM_CHANNELS), (1, 3, NUM_CHANNELS), (1, 1, NUM_CHANNELS))
 
 def declared(subject: Subject) -> None:
     """The layout of every message is declared, and alike at both ends."""
-    sender, receiver = subject.build(), subject.build()
+    sender, receiver = subject.sender(), subject.receiver()
     for step in range(6):
         shape = _SHAPES_BTC[step % 2]
         x = hidden_like(shape, step)

@@ -33,7 +33,7 @@ def surrogate(subject: Subject) -> None:
     if subject.role == "gradient":
         return
     for dtype in FLOAT_DTYPES:
-        sender = subject.build()
+        sender = subject.sender()
         for step in range(6):
             x = hidden_like(_SHAPE_BTC, step).to(dtype)
             context = subject.context(x, step)
@@ -50,7 +50,7 @@ def surrogate(subject: Subject) -> None:
                     "allocation() to be a BitAllocation or None",
                     type(allocation).__name__,
                 )
-    _check_groups(subject.build())
+    _check_groups(subject.sender())
     _check_in_flight(subject)
 
 
@@ -75,7 +75,7 @@ def _check_groups(sender: Quantizer) -> None:
 
 def _check_in_flight(subject: Subject) -> None:
     """Two micro-batches forward and then two backward learn what one after the other does."""
-    after_another, at_once = subject.build(), subject.build()
+    after_another, at_once = subject.sender(), subject.sender()
     for step in range(4):
         parts = [hidden_like(_SHAPE_BTC, 2 * step + i) for i in range(2)]
         contexts = [subject.context(x, step, micro_batch=i) for i, x in enumerate(parts)]
@@ -110,7 +110,7 @@ def differences(subject: Subject) -> None:
 def _along_x(subject: Subject) -> None:
     x, direction = plain(_SHAPE_BTC, 1), plain(_SHAPE_BTC, 2)
     measured = _dot(_fresh(subject, x + direction) - _fresh(subject, x - direction), direction) / 2
-    sender, context = subject.build(), subject.context(x)
+    sender, context = subject.sender(), subject.context(x)
     subject.send(sender, x, context)
     leaf = x.clone().requires_grad_()
     (at_x,) = torch.autograd.grad(sender.surrogate(leaf, context), leaf, direction)
@@ -118,11 +118,13 @@ def _along_x(subject: Subject) -> None:
 
 
 def _fresh(subject: Subject, x: Tensor) -> Tensor:
-    return subject.receive(subject.build(), subject.send(subject.build(), x, subject.context(x)))
+    return subject.receive(
+        subject.receiver(), subject.send(subject.sender(), x, subject.context(x))
+    )
 
 
 def _along_parameters(subject: Subject) -> None:
-    sender, receiver = subject.build(), subject.build()
+    sender, receiver = subject.sender(), subject.receiver()
     scale_C = torch.logspace(-1, 1, NUM_CHANNELS)  # unlike channels: there is something to learn
     for step in range(_STEPS_BEFORE):
         x = plain(_SHAPE_BTC, step) * scale_C
@@ -133,7 +135,7 @@ def _along_parameters(subject: Subject) -> None:
 
     def error_at(shifts: list[Tensor]) -> tuple[float, Tensor]:
         """E, and x̂ - x, with the parameters moved."""
-        ends = subject.build(), subject.build()
+        ends = subject.sender(), subject.receiver()
         for end, state in zip(ends, states, strict=True):
             end.load_state_dict(state)
         with torch.no_grad():
@@ -161,7 +163,7 @@ def _along_parameters(subject: Subject) -> None:
 def _parameter_slopes(
     subject: Subject, state: dict[str, Tensor], x: Tensor, off: Tensor
 ) -> list[Tensor]:
-    sender, context = subject.build(), subject.context(x, _STEPS_BEFORE)
+    sender, context = subject.sender(), subject.context(x, _STEPS_BEFORE)
     sender.load_state_dict(state)
     subject.send(sender, x, context)
     sender.surrogate(x.clone().requires_grad_(), context).backward(off)

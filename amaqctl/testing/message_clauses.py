@@ -61,9 +61,9 @@ def round_trip(subject: Subject, x: Tensor, name: str) -> Tensor:
     with case(name):
         before = x.clone()
         num_channels = x.shape[-1]
-        data = subject.send(subject.build(num_channels), x, subject.context(x))
+        data = subject.send(subject.sender(num_channels), x, subject.context(x))
         expect(same_bits(x, before), "the tensor untouched", "one changed in place")
-        decoded = subject.receive(subject.build(num_channels), data)
+        decoded = subject.receive(subject.receiver(num_channels), data)
         expect(decoded.shape == x.shape, f"shape {tuple(x.shape)}", tuple(decoded.shape))
         expect(decoded.dtype == x.dtype, str(x.dtype), decoded.dtype)
         expect(bool(decoded.isfinite().all()), "finite values", "NaN or infinity")
@@ -74,16 +74,16 @@ def _other_shape(subject: Subject, x: Tensor, name: str) -> None:
     """A channel sends (B, T, C) only; other shapes may be refused, but in one clear line."""
     with case(name):
         try:
-            data = subject.send(subject.build(x.shape[-1]), x, subject.context(x))
+            data = subject.send(subject.sender(x.shape[-1]), x, subject.context(x))
         except AmaqError:
             return
-        decoded = subject.receive(subject.build(x.shape[-1]), data)
+        decoded = subject.receive(subject.receiver(x.shape[-1]), data)
         expect(decoded.shape == x.shape, f"shape {tuple(x.shape)}", tuple(decoded.shape))
 
 
 def sizes(subject: Subject) -> None:
     """Codes fit their widths, and codes, widths, sides and header are all that is sent."""
-    sender = subject.build()
+    sender = subject.sender()
     for step in range(4):
         x = hidden_like((2, 5, NUM_CHANNELS), step)
         context = subject.context(x, step)
@@ -118,8 +118,8 @@ def layouts(subject: Subject) -> None:
     for name, x in strided.items():
         with case(name):
             dense = x.contiguous().clone()
-            data = subject.send(subject.build(), x, subject.context(x))
-            expected = subject.send(subject.build(), dense, subject.context(dense))
+            data = subject.send(subject.sender(), x, subject.context(x))
+            expected = subject.send(subject.sender(), dense, subject.context(dense))
             expect(data == expected, "the same bytes", "others")
 
 
@@ -130,7 +130,7 @@ def twin(subject: Subject) -> None:
 
 
 def _twin_of(subject: Subject, dtype: torch.dtype) -> None:
-    sender, mirror = subject.build(), subject.build()
+    sender, mirror = subject.sender(), subject.receiver()
     sent, mirrored = [], []
     for step in range(10):
         # Lengths differ from step to step, so a sample comes back in another padding.
@@ -143,7 +143,7 @@ def _twin_of(subject: Subject, dtype: torch.dtype) -> None:
             with torch.no_grad():
                 mirrored.append(mirror.dequantize(quantized, context))
     # The sender is far ahead by now: state shared behind the scenes would show.
-    late = subject.build()
+    late = subject.receiver()
     for step, (data, expected) in enumerate(zip(sent, mirrored, strict=True)):
         with case(f"{dtype}, step {step}, decoded after all steps were sent"):
             decoded = subject.receive(late, data)

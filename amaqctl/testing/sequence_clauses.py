@@ -23,7 +23,7 @@ _LEAST_COSINE = 0.1
 def padding(subject: Subject) -> None:
     """Where samples differ in length, padding is finite and the tokens come as without it."""
     for dtype in FLOAT_DTYPES:
-        sender, receiver = subject.build(), subject.build()
+        sender, receiver = subject.sender(), subject.receiver()
         for step in range(_NUM_STEPS):
             x = plain((len(_LENGTHS), max(_LENGTHS), NUM_CHANNELS), step).to(dtype)
             context = replace(subject.context(x, step), lengths=_LENGTHS)
@@ -36,8 +36,8 @@ def padding(subject: Subject) -> None:
 def generation(subject: Subject) -> None:
     """A prompt padded on the left, then token after token; the training after is none the worse."""
     ends, untouched = (
-        (subject.build(), subject.build()),
-        (subject.build(), subject.build()),
+        (subject.sender(), subject.receiver()),
+        (subject.sender(), subject.receiver()),
     )
     for step in range(_NUM_STEPS):
         x = hidden_like((2, 8, NUM_CHANNELS), step)

@@ -23,7 +23,7 @@ _SPARE_OBJECTS = 50  # half an object a step: small numbers may or may not be on
 
 def seeds(subject: Subject) -> None:
     """The same seed gives the same bytes, whatever torch's global generator has drawn."""
-    first, second = subject.build(), subject.build()
+    first, second = subject.sender(), subject.sender()
     with torch.random.fork_rng(devices=[]):
         for step in range(6):
             x = hidden_like(_SHAPE_BTC, step)
@@ -38,8 +38,8 @@ def seeds(subject: Subject) -> None:
 
 def evaluation(subject: Subject) -> None:
     """Evaluation changes no state, at either end, and no later message."""
-    plain_ends = (subject.build(), subject.build())
-    evaluated_ends = (subject.build(), subject.build())
+    plain_ends = (subject.sender(), subject.receiver())
+    evaluated_ends = (subject.sender(), subject.receiver())
     for step in range(8):
         x = hidden_like(_SHAPE_BTC, step)
         context = subject.context(x, step)
@@ -71,10 +71,10 @@ def _evaluate(subject: Subject, sender: Quantizer, receiver: Quantizer, step: in
 
 
 def _copied_state(quantizer: Quantizer) -> dict[str, bytes]:
-    return {key: save({"t": tensor}) for key, tensor in _state(quantizer).items()}
+    return {key: save({"t": tensor}) for key, tensor in state_of(quantizer).items()}
 
 
-def _state(quantizer: Quantizer) -> dict[str, Tensor]:
+def state_of(quantizer: Quantizer) -> dict[str, Tensor]:
     """The state as a checkpoint stores it.
 
     Raises:
@@ -88,14 +88,14 @@ def _state(quantizer: Quantizer) -> dict[str, Tensor]:
 
 def resume(subject: Subject) -> None:
     """State goes through safetensors, and fresh ends go on with the very same bytes."""
-    sender, receiver = subject.build(), subject.build()
+    sender, receiver = subject.sender(), subject.receiver()
     for step in range(5):
         x = hidden_like(_SHAPE_BTC, step)
         subject.receive(receiver, subject.train(sender, x, subject.context(x, step)))
-    resumed = subject.build(), subject.build()
+    resumed = subject.sender(), subject.receiver()
     with case("state after 5 steps, through safetensors"):
         for old, new in zip((sender, receiver), resumed, strict=True):
-            new.load_state_dict(load(save(_state(old))))
+            new.load_state_dict(load(save(state_of(old))))
     for step in range(5, 12):
         x = hidden_like(_SHAPE_BTC, step)
         context = subject.context(x, step)
@@ -109,7 +109,7 @@ def resume(subject: Subject) -> None:
 
 def memory(subject: Subject) -> None:
     """After warming up, a hundred more steps hold no more state, tensors or objects."""
-    sender, receiver = subject.build(), subject.build()
+    sender, receiver = subject.sender(), subject.receiver()
     held: list[Counter[str]] = []
     for step in range(_MANY_STEPS):
         x = hidden_like(_SHAPE_BTC, step % 7)
@@ -135,7 +135,7 @@ _NOT_HELD = (
 
 def _held(subject: Subject, *ends: Quantizer) -> Counter[str]:
     """Sizes of all that the ends, or globals of the module they come from, keep alive."""
-    state_bytes = sum(t.numel() * t.itemsize for end in ends for t in _state(end).values())
+    state_bytes = sum(t.numel() * t.itemsize for end in ends for t in state_of(end).values())
     found = Counter({"bytes of state": state_bytes, "bytes of tensors": 0})
     seen: set[int] = set()
     waiting: list[Any] = [*ends, *vars(sys.modules[subject.cls.__module__]).values()]

@@ -19,6 +19,7 @@ from amaqctl import registry
 from amaqctl.bits import BitAllocation
 from amaqctl.errors import PluginError
 from amaqctl.quantizer import (
+    End,
     QuantizedTensor,
     Quantizer,
     QuantizerConfig,
@@ -36,6 +37,7 @@ NUM_SAMPLES = 6
 TOTAL_STEPS = 128
 _SEED = 17
 _LEARNING_RATE = 0.05
+_BATCH_SIZE, _NUM_MICRO_BATCHES = 4, 2
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,31 @@ class Subject:
         """The validated options."""
         return self.cls.Config(**self.options)
 
-    def build(self, num_channels: int = NUM_CHANNELS) -> Quantizer:
-        """A fresh instance that shares nothing with any other."""
+    def sender(self, num_channels: int = NUM_CHANNELS) -> Quantizer:
+        """A fresh instance at the sending end; it shares nothing with any other."""
+        return self._built("sender", num_channels)
+
+    def receiver(self, num_channels: int = NUM_CHANNELS) -> Quantizer:
+        """A fresh instance at the receiving end; it shares nothing with any other."""
+        return self._built("receiver", num_channels)
+
+    def site(self, end: End, num_channels: int = NUM_CHANNELS) -> Site:
+        """Where an instance stands."""
+        return Site(
+            0,
+            self.role,
+            num_channels,
+            NUM_POSITIONS,
+            NUM_SAMPLES,
+            _SEED,
+            end=end,
+            batch_size=_BATCH_SIZE,
+            num_micro_batches=_NUM_MICRO_BATCHES,
+        )
+
+    def _built(self, end: End, num_channels: int) -> Quantizer:
         config = self.cls.Config.model_validate_json(self.config().model_dump_json())
-        site = Site(0, self.role, num_channels, NUM_POSITIONS, NUM_SAMPLES, _SEED)
-        return self.cls(config, site)
+        return self.cls(config, self.site(end, num_channels))
 
     def context(
         self, x: Tensor, step: int = 0, *, micro_batch: int = 0, training: bool = True
