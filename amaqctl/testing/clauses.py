@@ -10,7 +10,7 @@ from amaqctl.testing.layout_clause import declared
 from amaqctl.testing.learning_clauses import differences, surrogate
 from amaqctl.testing.message_clauses import layouts, shapes, sizes, twin
 from amaqctl.testing.options_clause import options
-from amaqctl.testing.receiver_clauses import fresh, refused
+from amaqctl.testing.receiver_clauses import device, fresh, refused
 from amaqctl.testing.sequence_clauses import generation, padding
 from amaqctl.testing.state_clauses import evaluation, memory, resume, seeds
 from amaqctl.testing.subject import Subject
@@ -51,6 +51,7 @@ CLAUSES = tuple(
             twin,
             fresh,
             refused,
+            device,
             seeds,
             evaluation,
             resume,

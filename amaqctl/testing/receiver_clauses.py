@@ -13,6 +13,7 @@ from amaqctl.quantizer import QuantizedTensor, Quantizer, TensorContext
 from amaqctl.testing.damage import damaged
 from amaqctl.testing.finding import case, expect
 from amaqctl.testing.fresh_decoder import FreshDecoderError, decode_elsewhere
+from amaqctl.testing.second_device import SecondDevice, is_marked, mark, move
 from amaqctl.testing.state_clauses import state_of
 from amaqctl.testing.subject import NUM_CHANNELS, NUM_SAMPLES, Subject, hidden_like, same_bits
 from amaqctl.wire import Message
@@ -64,6 +65,31 @@ def refused(subject: Subject) -> None:
         for name, context in _other_contexts(good.context):
             with case(f"step {step}, {name}"):
                 _offer(subject, state, good.quantized, context, good, decoded)
+
+
+def device(subject: Subject) -> None:
+    """Tensors are made on the device of the module, and decoded there."""
+    sender, receiver = move(subject.sender()), move(subject.receiver())
+    for step in range(_NUM_STEPS):
+        for training in (True, False):
+            x = hidden_like(_SHAPE_BTC, step)
+            context = subject.context(x, step, training=training)
+            with case(f"step {step}, on a device that is not the CPU"), SecondDevice():
+                sent = subject.quantize(sender, mark(x.clone()), context)
+                if subject.role == "activation" and training:
+                    sender.surrogate(mark(x.clone()).requires_grad_(), context)
+                message = Message.from_bytes(Message(subject.name, context, sent).to_bytes())
+                decoded = subject.end(receiver).dequantize(_moved(message.quantized), context)
+                expect(is_marked(decoded), "a tensor on the module's device", "one on the CPU")
+
+
+def _moved(quantized: QuantizedTensor) -> QuantizedTensor:
+    """As a channel hands it to `dequantize`."""
+    codes = quantized.codes
+    if codes is not None:
+        codes = replace(codes, data=mark(codes.data.clone()))
+    side = {name: mark(tensor.clone()) for name, tensor in quantized.side.items()}
+    return replace(quantized, codes=codes, side=side)
 
 
 def _offer(
