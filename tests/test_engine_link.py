@@ -176,6 +176,27 @@ def test_a_repeated_and_a_lost_message_are_noticed() -> None:
     assert second  # sent, and lost above
 
 
+def test_a_channel_that_met_a_violation_refuses_further_use_until_it_is_restarted() -> None:
+    sent = CountingTransport()
+    link = channel("none", sent)
+    for step in range(2):
+        link.send(tensor(step), replace(CONTEXT, step=step))
+    (_, first), (_, second) = sent.sent
+    replay = CountingTransport()
+    for data in (first, first, second, second):
+        replay.send(Address(0, "activation"), data)
+    receiver = channel("none", replay)
+    receiver.receive()
+    with pytest.raises(WireError, match="number 0 where 1"):
+        receiver.receive()
+    for use in (receiver.receive, lambda: receiver.send(tensor(), CONTEXT)):
+        with pytest.raises(WireError, match="a message before was not legal"):
+            use()
+    assert len(replay.sent) == 4  # the refused tensor was not sent
+    receiver.restart(0, 1)
+    assert torch.equal(receiver.receive().value, tensor(1))
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -5,9 +5,11 @@ Every faulty quantizer is `Sound` with one mistake of the kind that really happe
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
+import time
 from typing import Any, ClassVar
 
 import pytest
@@ -31,6 +33,7 @@ from amaqctl.quantizer import (
     side_values,
 )
 from amaqctl.testing import CLAUSES, Subject, check_clauses, check_quantizer, subjects_of
+from amaqctl.testing.time_limit import TimeLimitError, time_limit
 
 
 class Sound(Quantizer):
@@ -207,6 +210,35 @@ class FallsOverALie(Sound):
         return values_RC
 
 
+class MakesTensorsOnTheCpu(Sound):
+    """The default of every factory of torch."""
+
+    def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
+        return values_RC + torch.zeros(values_RC.shape[1])
+
+
+class DecodesToTheCpu(Sound):
+    def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
+        return values_RC.cpu()
+
+
+class SleepsInEveryCall(Sound):
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        time.sleep(1.5)
+        return x
+
+
+class NeverEnds(Sound):
+    """And catches what would end it."""
+
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                while True:
+                    time.sleep(0.01)
+        raise ValueError("never said by whom it was stopped")
+
+
 class DrawsFromTheGlobalGenerator(Sound):
     def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
         return x + 0.1 * torch.randn(x.shape)
@@ -327,6 +359,9 @@ FAULTY = {
     HidesTensorsInItsClass: {"fresh"},
     MovesBeforeItRefuses: {"refused"},
     FallsOverALie: {"refused"},
+    MakesTensorsOnTheCpu: {"device"},
+    DecodesToTheCpu: {"device"},
+    SleepsInEveryCall: {"speed"},
     DrawsFromTheGlobalGenerator: {"seeds"},
     LearnsInEvaluation: {"evaluation"},
     HidesItsState: {"resume"},
@@ -371,6 +406,50 @@ def test_a_finding_names_clause_subject_case_expected_and_got():
         "  got      link 0 gradient step 0: quantizer 'mine' of test_testing_kit 0 decoded "
         "torch.bfloat16 of shape (2, 5, 32) to torch.float32 of shape (2, 5, 32) (dequantize)"
     )
+
+
+def test_what_takes_too_long_is_interrupted_named_and_left_alone():
+    class Stops(Sound):
+        def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+            while x.dim() == 3 and context.training:
+                time.sleep(0.01)
+            return x
+
+    found = {}
+    for cls in (Stops, NeverEnds):
+        subject = Subject("mine", cls, {}, "activation")
+        clauses = [clause for clause in CLAUSES if clause.name in ("options", "twin", "seeds")]
+        done = list(check_clauses([subject], clauses, limit_seconds=0.3))
+        assert [d.clause.name for d in done] == ["options", "twin"]  # `seeds` would not end either
+        found[cls] = str(done[-1].finding)
+    assert "failed in quantize: TimeLimitError: not done within 0.3 s" in found[Stops]
+    assert "failed in quantize: ValueError: never said" in found[NeverEnds]
+    assert all("(test_testing_kit.py:" in text for text in found.values())
+
+
+def test_a_limit_within_another_leaves_it_what_is_left():
+    with pytest.raises(TimeLimitError, match=r"within 0\.2 s"), time_limit(0.2):
+        for _ in range(1000):
+            with time_limit(5):
+                time.sleep(0.01)
+    time.sleep(0.3)  # nobody is interrupted any more
+
+
+def test_who_is_too_slow_is_not_looked_at_any_further():
+    done = list(check_clauses([Subject("mine", SleepsInEveryCall, {}, "activation")], CLAUSES))
+    assert [d.clause.name for d in done] == ["options", "speed"]
+    assert done[-1].finding is not None
+    assert (done[-1].finding.case, done[-1].finding.expected) == ("quantize", "less than 1 s")
+
+
+def test_a_fault_of_another_plugin_is_told_by_its_name():
+    fault = registry.find(registry.QUANTIZERS, "fixed").fault("failed in quantize")
+
+    class CallsAnother(Sound):
+        def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+            raise fault
+
+    assert "quantizer 'fixed' of amaqctl" in findings_of(CallsAnother)["twin"]
 
 
 def test_an_option_that_json_loses_is_found():

@@ -119,7 +119,10 @@ def training(subject: Subject) -> None:
 
 
 def _write_profile(folder: Path, subject: Subject) -> Path:
-    """A profile that names the subject in its role and leaves the other role's default."""
+    """A profile that names the subject in its role and no quantizer in the other.
+
+    What a default there did wrongly would be blamed on the subject.
+    """
     data, profile = folder / "text.txt", folder / "contract.yaml"
     data.write_text(_TEXT * 3, encoding="utf-8")
     options = subject.config().model_dump(mode="json", include=set(subject.options))
@@ -127,7 +130,11 @@ def _write_profile(folder: Path, subject: Subject) -> Path:
         "amaqctl": 1,
         "model": {"id": "tiny", "dtype": "float32"},
         "split": {"cuts": [4]},
-        "quantizers": {subject.role: {"name": subject.name, "options": options}},
+        "quantizers": {
+            "activation": {"name": "none"},
+            "gradient": {"name": "none"},
+            subject.role: {"name": subject.name, "options": options},
+        },
         "task": {"name": "text", "options": {"train": str(data), "validation": str(data)}},
         "train": {
             "max_steps": _NUM_STEPS,

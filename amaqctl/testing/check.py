@@ -12,8 +12,11 @@ from amaqctl import registry
 from amaqctl.quantizer import Quantizer, Role, load_quantizer
 from amaqctl.registry import Offer
 from amaqctl.testing.clauses import CLAUSES, Clause
-from amaqctl.testing.finding import BrokenPromiseError, Finding, described
+from amaqctl.testing.finding import BrokenPromiseError, Finding, TooSlowError, described
 from amaqctl.testing.subject import Subject
+from amaqctl.testing.time_limit import Clock, time_limit
+
+_CLAUSE_SECONDS = 120.0  # the slowest takes a few, on a machine that does nothing else
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,37 @@ def check_quantizer(
 
 
 def check_clauses(
-    subjects: Iterable[Subject], clauses: Sequence[Clause] = CLAUSES
+    subjects: Iterable[Subject],
+    clauses: Sequence[Clause] = CLAUSES,
+    limit_seconds: float = _CLAUSE_SECONDS,
 ) -> Iterator[CheckedClause]:
-    """Run ``clauses`` on each subject, one by one; the first broken case of a clause ends it."""
+    """Run ``clauses`` on each subject, one by one; the first broken case of a clause ends it.
+
+    A subject that is too slow, or takes longer than ``limit_seconds`` over a clause, is not
+    looked at any further: no command should be held up by what it looks at.
+    """
     for subject in subjects:
         for clause in clauses:
-            try:
-                clause.check(subject)
-            except BrokenPromiseError as broken:
-                finding = _finding(clause, subject, broken)
-                yield CheckedClause(clause, subject, finding, broken)
-            except Exception as error:
-                unexpected = BrokenPromiseError("no error", described(error))
-                yield CheckedClause(clause, subject, _finding(clause, subject, unexpected), error)
-            else:
-                yield CheckedClause(clause, subject, None)
+            done, ran_out = _checked(clause, subject, limit_seconds)
+            yield done
+            if ran_out or isinstance(done.cause, TooSlowError):
+                break
+
+
+def _checked(clause: Clause, subject: Subject, limit_seconds: float) -> tuple[CheckedClause, bool]:
+    """The clause, and whether its time ran out."""
+    finding: Finding | None = None
+    cause: Exception | None = None
+    clock = Clock()
+    try:
+        with time_limit(limit_seconds) as clock:
+            clause.check(subject)
+    except BrokenPromiseError as broken:
+        finding, cause = _finding(clause, subject, broken), broken
+    except Exception as error:
+        unexpected = BrokenPromiseError("no error", described(error))
+        finding, cause = _finding(clause, subject, unexpected), error
+    return CheckedClause(clause, subject, finding, cause), clock.ran_out
 
 
 def subjects_of(

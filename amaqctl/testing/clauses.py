@@ -12,6 +12,7 @@ from amaqctl.testing.message_clauses import layouts, shapes, sizes, twin
 from amaqctl.testing.options_clause import options
 from amaqctl.testing.receiver_clauses import device, fresh, refused
 from amaqctl.testing.sequence_clauses import generation, padding
+from amaqctl.testing.speed_clause import speed
 from amaqctl.testing.state_clauses import evaluation, memory, resume, seeds
 from amaqctl.testing.subject import Subject
 
@@ -42,6 +43,7 @@ CLAUSES = tuple(
         Clause,
         (
             options,
+            speed,
             shapes,
             sizes,
             layouts,

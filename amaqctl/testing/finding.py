@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amaqctl.errors import PluginError
+from amaqctl.testing import time_limit
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class BrokenPromiseError(Exception):
         self.cases: list[str] = []
 
 
+class TooSlowError(BrokenPromiseError):
+    """So slow that the other clauses would take minutes."""
+
+
 def expect(holds: bool, expected: str, got: object) -> None:
     """Break off the clause unless ``holds``."""
     if not holds:
@@ -64,11 +69,17 @@ def case(name: str) -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """An error in one line, with the file and line that raised it."""
+    """An error in one line, with the file and line that raised it.
+
+    A plugin's is told in the words that name it: it may be another than the one looked at.
+    """
+    raised: BaseException = error
+    said = f"{type(error).__name__}: {error}"
     if isinstance(error, PluginError):
-        if not isinstance(error.__cause__, Exception):
-            return str(error)  # what it did wrongly without raising, in words
-        error = error.__cause__  # what the quantizer itself raised
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})"
+        said = str(error)
+        if error.__cause__ is None:
+            return said  # what it did wrongly without raising
+        raised = error.__cause__
+    frames = traceback.extract_tb(raised.__traceback__)
+    last = [frame for frame in frames if frame.filename != time_limit.__file__][-1]
+    return f"{' '.join(said.split())} ({Path(last.filename).name}:{last.lineno})"

@@ -106,9 +106,7 @@ def _offer(
     end = subject.end(receiver)
     try:
         value = end.dequantize(quantized, context)
-    except PluginError as error:
-        if error.__cause__ is not None:
-            raise error.__cause__ from None
+    except PluginError:
         raise
     except AmaqError:
         expect(save(state_of(receiver)) == state, "an unchanged state", "another")
