@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -217,6 +218,14 @@ class MakesTensorsOnTheCpu(Sound):
         return values_RC + torch.zeros(values_RC.shape[1])
 
 
+class SendsFromTheCpu(Sound):
+    """Harmless until the sender decodes what it sent, on its device."""
+
+    def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
+        made = super().quantize(x, context)
+        return replace(made, side={name: side.cpu() for name, side in made.side.items()})
+
+
 class DecodesToTheCpu(Sound):
     def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
         return values_RC.cpu()
@@ -360,6 +369,7 @@ FAULTY = {
     MovesBeforeItRefuses: {"refused"},
     FallsOverALie: {"refused"},
     MakesTensorsOnTheCpu: {"device"},
+    SendsFromTheCpu: {"device"},
     DecodesToTheCpu: {"device"},
     SleepsInEveryCall: {"speed"},
     DrawsFromTheGlobalGenerator: {"seeds"},

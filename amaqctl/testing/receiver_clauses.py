@@ -76,11 +76,19 @@ def device(subject: Subject) -> None:
             context = subject.context(x, step, training=training)
             with case(f"step {step}, on a device that is not the CPU"), SecondDevice():
                 sent = subject.quantize(sender, mark(x.clone()), context)
+                for name, tensor in _tensors_of(sent).items():
+                    expect(is_marked(tensor), f"{name} on the module's device", "it on the CPU")
                 if subject.role == "activation" and training:
                     sender.surrogate(mark(x.clone()).requires_grad_(), context)
                 message = Message.from_bytes(Message(subject.name, context, sent).to_bytes())
                 decoded = subject.end(receiver).dequantize(_moved(message.quantized), context)
                 expect(is_marked(decoded), "a tensor on the module's device", "one on the CPU")
+
+
+def _tensors_of(quantized: QuantizedTensor) -> dict[str, Tensor]:
+    """What `decoded` at the sender would get as it is; widths stay on the CPU."""
+    tensors = {f"side tensor '{name}'": tensor for name, tensor in quantized.side.items()}
+    return tensors if quantized.codes is None else {**tensors, "codes": quantized.codes.data}
 
 
 def _moved(quantized: QuantizedTensor) -> QuantizedTensor:
