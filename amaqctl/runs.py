@@ -20,19 +20,19 @@ from amaqctl.build.provenance import (
     changed_rules,
     identity,
     identity_differences,
+    is_same,
 )
 from amaqctl.engine.advice import advised
 from amaqctl.engine.checkpoint import (
-    all_checkpoints,
     fault_of,
     good_checkpoints,
     identity_of,
     load_weights,
-    step_of,
 )
 from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
+from amaqctl.engine.checkpoint_names import all_checkpoints, step_of
 from amaqctl.engine.environment import environment, environment_differences, gone_plugins
-from amaqctl.engine.identity import is_same
+from amaqctl.engine.resumable import missing_newest, refuse_complete, refuse_lost
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now
 from amaqctl.engine.run_search import RUNS, existing_run
 from amaqctl.errors import InputError, PluginError, ProfileError, ResumeError
@@ -40,6 +40,7 @@ from amaqctl.paths import Moved, shown
 from amaqctl.preflight import placed
 from amaqctl.profile import LoadedProfile, load_profile
 from amaqctl.storage import AlreadyThere, write_json
+from amaqctl.tasks.batch import refuse_no_batch
 
 
 def _warn_on_stderr(text: str) -> None:
@@ -52,7 +53,12 @@ def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
     Args:
         out: the folder itself, or None for one under ``output.root``.
         name: first part of its name instead of the profile's.
+
+    Raises:
+        InputError: the data do not fill a batch, or ``out`` is not free; nothing was made.
+        ResourceError: it cannot be made.
     """
+    refuse_no_batch(len(built.task.train), built.loaded.profile.train.batch_size)
     loaded = built.loaded
     root = shown(loaded.profile.output.root)
     facts = {**built.facts(), "identity": identity(built), "command": sys.argv}
@@ -78,20 +84,23 @@ def resumed(
         first, and starts over.
 
     Raises:
-        ResumeError: another process writes the run, it is complete, or the checkpoint is torn or
-            not of this run; the newest that is good is named.
+        ResumeError: another process writes the run, it is complete, what it had is gone, or the
+            checkpoint is torn or not of this run; the newest that is good is named.
     """
     run, wanted = _run_and_checkpoint(text)
     run.lock()
     try:
         all_ = all_checkpoints(run.path / "checkpoints")
+        refuse_lost(run, all_[-1] if all_ else None)
         checkpoint = wanted or (all_[-1] if all_ else None)
         if checkpoint is not None and fault_of(checkpoint) is not None:
             raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
         with _origins_told(run):
             built = build(profile_of(run, overrides))
         _check_same(run, checkpoint, built)
-        _check_unfinished(run, checkpoint, built)
+        refuse_complete(run, checkpoint, built.loaded.profile.train.max_steps)
+        if wanted is None and (gone := missing_newest(run, checkpoint)) is not None:
+            warn(gone)
         for difference in environment_differences(run.path / "environment.json"):
             warn(f"{difference}; results may differ in their last bits")
         then = identity_of(checkpoint) if checkpoint else {}
@@ -241,19 +250,6 @@ def _refused(
         hint = "bring back what the run was started with"
     what = "the run" if checkpoint is None else checkpoint.name
     return ResumeError(f"{what} {message}", where=str(checkpoint or run.path), hint=hint)
-
-
-def _check_unfinished(run: RunFolder, checkpoint: Path | None, built: Built) -> None:
-    last = step_of(checkpoint) if checkpoint is not None else 0
-    max_steps = built.loaded.profile.train.max_steps
-    if last < max_steps or (last == max_steps and run.run.get("status") != "done"):
-        return
-    state = "the run is complete: it has" if last == max_steps else "the checkpoint already has"
-    raise ResumeError(
-        f"{state} {last} steps",
-        where=str(run.path),
-        hint=f"give more steps with --max-steps, above {last}",
-    )
 
 
 def _names(checkpoints: Sequence[Path]) -> str:

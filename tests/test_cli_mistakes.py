@@ -157,6 +157,12 @@ MISTAKES = {
     ),
     "replay and record": (["compress-trace", "good.trace", "--out", "x"], 2, "--record only"),
     "an ending": (["inspect-bits", "done", "--export", "a.gif"], 2, "--export a.gif"),
+    "a rank beyond every matrix": (
+        ["train", "quickstart", "--set", "model.id=tiny", "--set", "split.cuts=[4]"]
+        + ["--set", "lora.r=99999999"],
+        3,
+        "lora.r: a rank of 99999999, and no matrix of the model is larger than 64",
+    ),
     # Wrong files.
     "no such profile": (["train", "nowhere"], 4, "no profile named 'nowhere'"),
     "no such profile file": (["train", "nowhere.yaml"], 4, "nowhere.yaml: no such file"),
@@ -361,7 +367,7 @@ def test_a_package_without_its_model_file(place, monkeypatch):
 
 
 def test_a_line_end_in_a_name_stays_in_the_line(place):
-    check(place, ["eval", "a\nb"], 4, "no profile named 'a\\nb'")
+    check(place, ["eval", "a\nb"], 4, "no profile 'a\\nb'")
     check(place, ["inspect-bits", "a\nb"], 4, "no run or trace 'a\\nb'")
 
 

@@ -76,7 +76,14 @@ def refusal(folder: Path) -> InputError:
         ({"torch_dtype": 16}, "torch_dtype 16"),
         ({"hidden_act": "bogus"}, "unknown activation, 'bogus'"),
         ({"attention_dropout": 2.0}, "attention_dropout 2.0"),
-        ({"rope_parameters": {"rope_type": "bogus", "rope_theta": 1e4}}, "bogus"),
+        (
+            {"rope_parameters": {"rope_type": "bogus", "rope_theta": 1e4}},
+            "names an unknown rope_type, 'bogus'",
+        ),
+        ({"num_key_value_heads": 0}, "num_key_value_heads 0, not a number above 0"),
+        ({"intermediate_size": -4}, "intermediate_size -4, not a number above 0"),
+        ({"head_dim": -3}, "head_dim -3, not a number above 0"),
+        ({"pad_token_id": 99999}, "pad_token_id 99999, of 258 tokens"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"max_position_embeddings": "many"}, "max_position_embeddings"),
         ({"model_type": "no-such-family"}, "model family 'no-such-family' is not supported"),
@@ -112,6 +119,23 @@ def test_a_tokenizer_of_an_unknown_kind(folder: Path) -> None:
     error = refusal(folder)
     assert error.message.startswith("the model's tokenizer cannot be read: ")
     assert "newer release of tokenizers" in (error.hint or "")
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert refusal(folder).message.endswith(
+        "there is no tokenizer.json, and no other file of a vocabulary"
+    )
+
+
+def test_a_longest_text_that_is_no_number(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", model_max_length="a")
+    assert refusal(folder).message.endswith("tokenizer_config.json gives model_max_length 'a'")
+
+
+def test_what_fails_while_a_model_is_made_is_told_of_its_configuration(folder: Path) -> None:
+    edit_json(folder / "config.json", rope_parameters={"rope_type": "yarn", "factor": "x"})
+    assert refusal(folder).message.startswith("the model's configuration cannot be read: ")
 
 
 def test_an_empty_tokenizer(folder: Path) -> None:

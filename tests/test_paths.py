@@ -207,7 +207,7 @@ EARLY = [
     (["train", "p.yaml", "--set", "lora.r=0"], 3, "lora.r"),
     (["train", "--resume", "nope"], 4, "there is no run 'nope'"),
     (["train", "p.yaml", "--resume", "r"], 2, "give a profile, or"),
-    (["eval", "quickstrat"], 4, "no profile named"),
+    (["eval", "quickstrat"], 4, "there is no run and no profile 'quickstrat'"),
     (["eval", "p.yaml", "--min", "loss"], 2, "METRIC=NUMBER"),
     (["compress-trace", "--record", "p.yaml", "--out", "t", "--set", "model.id=x"], 4, "x: no"),
     (["compress-trace", "nope"], 4, "there is no trace and no run"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from model_folder import copy_of, edit_weights, write_model_folder, write_profile
+from run_files import sign
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -102,6 +104,48 @@ def test_a_merge_onto_another_base_is_refused_unless_asked_for(place: Path) -> N
     told = document(run(*arguments, "--onto-another-base"))
     assert told["data"]["changed_since_training"] == [BASE]
     assert (place / "out" / "model.safetensors").exists()
+
+
+def _other_tokens(place: Path) -> None:
+    """Two letters of the vocabulary change places."""
+    path = place / "m" / "tokenizer.json"
+    document = json.loads(path.read_text())
+    vocab = document["model"]["vocab"]
+    vocab["A"], vocab["e"] = vocab["e"], vocab["A"]
+    path.write_text(json.dumps(document))
+
+
+def test_a_changed_tokenizer_is_told_as_such(place: Path) -> None:
+    _other_tokens(place)
+    told = document(run("eval", place / "run", "--json"))
+    assert told["data"]["changed_since_training"] == [
+        "the tokenizer is not the one that the run was trained with: the data are other tokens"
+    ]
+    refused = run("train", "--resume", place / "run", "--max-steps", 3, "--json")
+    assert refused.exit_code == 9
+    message = json.loads(refused.stdout)["error"]["message"]
+    assert "data.tokenizer: " in message
+    assert "data.fingerprint: " in message
+    assert not re.search("[0-9a-f]{13}", message)  # digests by their beginning
+
+
+def test_a_tokenizer_that_was_only_written_anew_is_the_same(place: Path) -> None:
+    path = place / "m" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
+    assert document(run("eval", place / "run", "--json"))["data"]["changed_since_training"] == []
+    assert run("train", "--resume", place / "run", "--max-steps", 3, "-q").exit_code == 0
+
+
+def test_a_run_that_recorded_no_tokenizer_goes_on(place: Path) -> None:
+    for path in (place / "run").rglob("*.json"):
+        text = path.read_text()
+        if '"tokenizer": "' in text:
+            found = json.loads(text)
+            del found["identity"]["data"]["tokenizer"]
+            path.write_text(json.dumps(found))
+    for checkpoint in (place / "run" / "checkpoints").iterdir():
+        sign(checkpoint)
+    assert run("train", "--resume", place / "run", "--max-steps", 3, "-q").exit_code == 0
 
 
 def test_onto_another_base_goes_with_a_merge(place: Path) -> None:

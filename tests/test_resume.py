@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from amaqctl.build import Built, build
 from amaqctl.cli.main import app
-from amaqctl.engine.checkpoint import all_checkpoints, fault_of
+from amaqctl.engine.checkpoint import fault_of
+from amaqctl.engine.checkpoint_names import all_checkpoints
 from amaqctl.engine.identity import weights_digest
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError, ResumeError
@@ -124,9 +125,9 @@ def unfinished(whole: Path, tmp_path: Path) -> Path:
     return run
 
 
-def refusal(run: Path) -> ResumeError:
+def refusal(run: Path, *overrides: str) -> ResumeError:
     with pytest.raises(ResumeError) as caught:
-        resumed(str(run), [])
+        resumed(str(run), overrides)
     assert caught.value.exit_code == 9
     return caught.value
 
@@ -413,3 +414,77 @@ def test_a_signal_to_the_real_command_saves_and_the_run_goes_on(
     )
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["data"]["steps"] == step + 1
+
+
+def no_heavy_imports(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which fails if torch was imported."""
+    program = (
+        "import sys\n"
+        "from amaqctl.cli.main import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    argv = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True)
+
+
+def test_a_complete_run_is_told_before_torch_is_imported(whole: Path) -> None:
+    done = no_heavy_imports("train", "--resume", whole)
+    assert done.returncode == 9
+    assert "the run is complete: it has 4 steps" in done.stderr
+    done = no_heavy_imports("train", "--resume", whole, "--max-steps", "3")
+    assert "the checkpoint already has 4 steps" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "lost, message",
+    [
+        (("checkpoints",), "its checkpoints are gone; the last was of step 4"),
+        (("checkpoints", "metrics.jsonl"), "its checkpoints and metrics are gone"),
+        (("metrics.jsonl",), "holds no step of training, and there is step-000004"),
+    ],
+)
+def test_a_trained_run_that_lost_what_it_had_does_not_start_over(
+    whole: Path, tmp_path: Path, lost: tuple[str, ...], message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for name in lost:
+        if (run / name).is_dir():
+            for checkpoint in all_checkpoints(run / name):
+                shutil.rmtree(checkpoint)
+        else:
+            (run / name).unlink()
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    error = refusal(run, "train.max_steps=6")
+    assert (error.exit_code, error.error_id) == (9, "RESUME-LOST")
+    assert message in error.message
+    assert "start anew: amaqctl train" in str(error.hint)
+    done = no_heavy_imports("train", "--resume", run, "--max-steps", "6")
+    assert (done.returncode, message in done.stderr) == (9, True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == kept
+
+
+def test_an_emptied_log_of_metrics_is_a_lost_one(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.jsonl").write_text("")
+    assert refusal(run, "train.max_steps=6").error_id == "RESUME-LOST"
+
+
+def test_going_on_from_an_older_checkpoint_is_told(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    said: list[str] = []
+    _, folder, checkpoint = resumed(str(run), [], said.append)
+    folder.unlock()
+    assert checkpoint is not None
+    assert said == [f"the checkpoint of step 4 is gone; {checkpoint.name} is the newest there is"]
+
+
+def test_data_that_fill_no_batch_leave_no_run(tmp_path: Path) -> None:
+    made = built(tmp_path, "amaq", "train.batch_size=500")
+    with pytest.raises(InputError, match="do not fill one batch of 500"):
+        new_run(made, tmp_path / "run", None)
+    assert not (tmp_path / "run").exists()

@@ -125,6 +125,8 @@ def test_a_pipe_in_place_of_a_file_that_grows_is_refused(run: Path) -> None:
     os.mkfifo(run / "log.txt")
     error = failure(9, "train", "--resume", run, "--max-steps", 6)
     assert (error["id"], error["where"]) == ("RESUME-LINK", str(run / "log.txt"))
+    assert error["message"].startswith("no regular file; what is written here")
+    assert error["hint"] == "move it away"
 
 
 def test_a_linear_run_made_longer_says_what_its_learning_rate_does(run: Path) -> None:

@@ -114,6 +114,7 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
     ranges = _checked_ranges(loaded, num_layers(config))
     tokenizer, task = load_task(loaded, parts, source)
     _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
+    _check_rank(loaded, config)
     check_tokens(tokenizer, task.used_tokens(), config.vocab_size, source.model_id)
     pad = pad_token_id(tokenizer, config.vocab_size)
     _set_determinism(profile.train.deterministic)
@@ -161,6 +162,15 @@ def _check_positions(loaded: LoadedProfile, task: Task, most: int | None) -> Non
         if fits:
             message += f"; at most {fits} fits"
         raise profile_error([loaded.problem_at("train.max_length", message)])
+
+
+def _check_rank(loaded: LoadedProfile, config: Any) -> None:
+    """A rank above both sides of every matrix adds nothing but memory."""
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    most = max(config.hidden_size, inner)
+    if (rank := loaded.profile.lora.r) > most:
+        message = f"a rank of {rank}, and no matrix of the model is larger than {most}"
+        raise profile_error([loaded.problem_at("lora.r", message)])
 
 
 def _lora_settings(loaded: LoadedProfile) -> LoraSettings:

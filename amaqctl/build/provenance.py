@@ -15,6 +15,7 @@ from amaqctl.build.parts import resolve_parts
 from amaqctl.engine.identity import differences, quantizer_options, weights_digest
 from amaqctl.errors import AmaqError
 from amaqctl.model.source import ModelSource
+from amaqctl.model.tokenizer import tokenizer_sha256
 from amaqctl.model.weight_files import base_sha256
 from amaqctl.profile import LoadedProfile
 
@@ -33,7 +34,7 @@ def identity(built: Built) -> dict[str, Any]:
     weights = {"weights": weights_digest(stages), "files": base_sha256(built.source)}
     told: dict[str, Any] = {
         "model": {**facts["model"], **weights},
-        "data": facts["data"],
+        "data": {**facts["data"], "tokenizer": tokenizer_sha256(built.source)},
         "seed": facts["seed"],
         "quantizers": quantizer_options(stages),
         "rules": RULES,
@@ -49,9 +50,30 @@ def identity_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """
     if "files" not in then.get("model", {}):
         now = {**now, "model": {k: v for k, v in now["model"].items() if k != "files"}}
+    if not _is_other_tokenizer(then, now):
+        then, now = _without_tokenizer(then), _without_tokenizer(now)
     if "rules" not in then:
         now = {k: v for k, v in now.items() if k != "rules"}
     return differences(then, now)
+
+
+def is_same(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Whether two identities are of one run."""
+    return then is not None and now is not None and not identity_differences(then, now)
+
+
+def _is_other_tokenizer(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the same text became other tokens by another tokenizer, as far as is recorded."""
+    before, after = then.get("data", {}), now["data"]
+    if before.get("fingerprint") == after["fingerprint"]:
+        return False
+    digests = before.get("tokenizer"), after.get("tokenizer")
+    return None not in digests and digests[0] != digests[1]
+
+
+def _without_tokenizer(identity: Mapping[str, Any]) -> dict[str, Any]:
+    data = {k: v for k, v in identity.get("data", {}).items() if k != "tokenizer"}
+    return {**identity, "data": data}
 
 
 def changed_rules(then: Mapping[str, Any]) -> str | None:
@@ -98,6 +120,10 @@ def changed_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     before, after = then.get("data", {}), now["data"]
     if not before or before.get("fingerprint") == after["fingerprint"]:
         return None
+    if _is_other_tokenizer(then, now):
+        return (
+            "the tokenizer is not the one that the run was trained with: the data are other tokens"
+        )
     counts = [f"{d.get('num_train')} and {d.get('num_validation')}" for d in (before, after)]
     told = f"{counts[0]} then, {counts[1]} now" if counts[0] != counts[1] else "as many as then"
     return (
@@ -128,6 +154,7 @@ def data_now(loaded: LoadedProfile, source: ModelSource) -> dict[str, Any]:
             "fingerprint": task.fingerprint(),
             "num_train": len(task.train),
             "num_validation": len(task.validation),
+            "tokenizer": tokenizer_sha256(source),
         }
     }
 

@@ -94,8 +94,18 @@ def evaluate(
 
 
 def _check_early(run_or_profile: str, overrides: list[str]) -> None:
-    if find_run(run_or_profile, RUNS) is None:
+    if find_run(run_or_profile, RUNS) is not None:
+        return
+    try:
         checked_profile(run_or_profile, overrides)
+    except InputError as error:
+        if error.error_id != "INPUT-NO-PROFILE":
+            raise
+        raise InputError(
+            f"there is no run and no profile '{run_or_profile}'",
+            hint=f"give the folder that `amaqctl train` named at its end; {error.hint}",
+            error_id="INPUT-RUN",
+        ) from error
 
 
 def _keep(session: Session, run: RunFolder, data: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
+from amaqctl.engine.resumable import refuse_early
 from amaqctl.engine.run_search import RUNS, existing_run
 from amaqctl.errors import UsageError
 from amaqctl.units import duration, mib
@@ -61,7 +62,7 @@ def train(
                 raise UsageError("--dry-run goes with a profile, not with --resume")
             forecast_run(session, profile, overrides, out, name)
         else:
-            _train(session, profile, resume, overrides, out, name)
+            _train(session, profile, resume, overrides, out, name, max_steps)
 
 
 def _check_arguments(
@@ -82,15 +83,16 @@ def _train(
     overrides: list[str],
     out: Path | None,
     name: str | None,
+    max_steps: int | None,
 ) -> None:
     loaded = None if profile is None else checked_profile(profile, overrides, out)
     if resume is not None and Path(resume).parent.name != "checkpoints":
-        existing_run(resume)
+        refuse_early(existing_run(resume), max_steps)
     session.note("loading …")
     from amaqctl import build, forecast, runs
     from amaqctl.cli.console.progress import TrainingProgress
     from amaqctl.engine.advice import advised, name_of
-    from amaqctl.engine.checkpoint import checkpoint_name
+    from amaqctl.engine.checkpoint_names import checkpoint_name
 
     if loaded is None:
         assert resume is not None

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
 from amaqctl.engine.link import Channel
 from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
 from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainerDocument
@@ -74,11 +75,6 @@ def _channels(stages: Mapping[int, Stage]) -> dict[str, Channel]:
         if stage.outgoing is not None
         for channel in (stage.outgoing.activations, stage.outgoing.gradients)
     }
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint after ``step`` optimizer steps."""
-    return f"step-{step:06d}"
 
 
 def save_checkpoint(
@@ -148,20 +144,9 @@ def fault_of(folder: Path) -> str | None:
     return None
 
 
-def all_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a run, torn ones too, oldest first; a folder of another name is not ours."""
-    found = [p for p in folder.glob("step-*") if p.name[5:].isdecimal() and p.is_dir()]
-    return sorted(found, key=step_of)
-
-
 def good_checkpoints(folder: Path) -> list[Path]:
     """Usable checkpoints of a run, oldest first."""
     return [path for path in all_checkpoints(folder) if fault_of(path) is None]
-
-
-def step_of(checkpoint: Path) -> int:
-    """Optimizer steps behind a checkpoint, from its name."""
-    return int(checkpoint.name[5:])
 
 
 def identity_of(checkpoint: Path) -> dict[str, Any]:

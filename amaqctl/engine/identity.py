@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from amaqctl.engine.run_folder import DATA_FILES
 from amaqctl.engine.stage import Stage
 
 _SAMPLES = 64
+_DIGEST = re.compile(r'"[0-9a-f]{64}"')
 # Keys that name a place, by the key that tells what lies there (None: only results).
 _PLACES = {
     None: ("profile.output.root",),
@@ -64,15 +66,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = dict(_flat(then, "")), dict(_flat(now, ""))
     keys = [*before, *(key for key in after if key not in before)]
     return [
-        f"{key}: {_shown(before, key)} then, {_shown(after, key)} now"
+        f"{key}: {_told(_shown(before, key))} then, {_told(_shown(after, key))} now"
         for key in keys
         if _shown(before, key) != _shown(after, key) and not _is_only_place(key, before, after)
     ]
-
-
-def is_same(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
-    """Whether two identities are of one run."""
-    return then is not None and now is not None and not differences(then, now)
 
 
 def _is_only_place(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -95,3 +92,8 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"
+
+
+def _told(shown: str) -> str:
+    """A digest by its beginning, as everywhere; it is compared as a whole."""
+    return f"{shown[1:13]}…" if _DIGEST.fullmatch(shown) else shown

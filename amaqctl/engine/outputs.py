@@ -14,13 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amaqctl.engine.bits_report import SiteReport, Vector, report_arrays
-from amaqctl.engine.checkpoint import (
-    CheckpointContents,
-    all_checkpoints,
-    checkpoint_name,
-    quantizer_state,
-    step_of,
-)
+from amaqctl.engine.checkpoint import CheckpointContents, quantizer_state
+from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.model.adapter import save_adapter

@@ -21,7 +21,7 @@ from amaqctl.engine.run_place import (
     cut_torn_line,
     end_of_lines,
     fill_new_folder,
-    first_link,
+    first_stranger,
     locked,
 )
 from amaqctl.errors import InputError, ResumeError
@@ -204,12 +204,13 @@ class RunFolder:
             file.write(text)
 
     def _refuse_links(self) -> None:
-        link = first_link(self.path)
-        if link is not None:
+        found = first_stranger(self.path)
+        if found is not None:
+            path, what, hint = found
             raise ResumeError(
-                "a link; what is written here would be written elsewhere",
-                where=str(link),
-                hint="put a copy of what it leads to in its place",
+                f"{what}; what is written here would be written elsewhere",
+                where=str(path),
+                hint=hint,
                 error_id="RESUME-LINK",
             )
 

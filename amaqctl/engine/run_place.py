@@ -14,6 +14,7 @@ from amaqctl.storage import AlreadyThere, explained, write_json, write_text
 _UNFINISHED = ".tmp-created"
 _WRITTEN = ("run.json", "environment.json", "adapter", "bits", "checkpoints", "quantizer")
 _GROWING = ("metrics.jsonl", "log.txt")
+_COPY = "put a copy of what it leads to in its place"
 _LONGEST_LINE = 2**20
 
 
@@ -69,19 +70,24 @@ def locked(path: Path) -> int | bool | None:
     return handle
 
 
-def first_link(run: Path) -> Path | None:
-    """The first symbolic link that training would come by; the folder itself may be one.
+def first_stranger(run: Path) -> tuple[Path, str, str] | None:
+    """The first place by which training would write, cut off or delete elsewhere, and what it is.
 
-    Through a link it would write, cut off or delete elsewhere. A second name of a file that
-    grows counts too: its other name would grow as well.
+    The folder itself may be a link. A second name of a file that grows counts too: its other name
+    would grow as well.
+
+    Returns:
+        It, what it is, and a way out.
     """
     for name in (*_WRITTEN, *_GROWING):
         for path in (run / name, *sorted((run / name).rglob("*"))):
             if path.is_symlink():
-                return path
+                return path, "a link", _COPY
     for path in (run / name for name in _GROWING):
-        if path.exists() and (not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_nlink > 1):
-            return path
+        if path.exists() and not stat.S_ISREG(path.lstat().st_mode):
+            return path, "no regular file", "move it away"
+        if path.exists() and path.lstat().st_nlink > 1:
+            return path, "a second name of another file", _COPY
     return None
 
 

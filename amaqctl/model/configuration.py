@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from amaqctl.errors import InputError
 from amaqctl.model.families import check_family
@@ -25,6 +26,7 @@ _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 # A bound for what is made before the weights are looked at; the deepest known have 126.
 _MOST_BLOCKS = 4096
 _COUNTS = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
+_COUNTS_OF_SOME = ("num_key_value_heads", "intermediate_size", "head_dim", "n_inner")
 
 
 def load_config(source: ModelSource) -> PreTrainedConfig:
@@ -91,7 +93,8 @@ def _check_settings(settings: dict[str, Any], source: ModelSource) -> None:
 
 
 def _check_values(config: PreTrainedConfig, source: ModelSource) -> None:
-    for key in _COUNTS:
+    some = [key for key in _COUNTS_OF_SOME if getattr(config, key, None) is not None]
+    for key in (*_COUNTS, *some):
         value = getattr(config, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise _fault(source, f"its config.json gives {key} {value!r}, not a number above 0")
@@ -102,6 +105,10 @@ def _check_values(config: PreTrainedConfig, source: ModelSource) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and (not isinstance(positions, int) or positions < 1):
         raise _fault(source, f"its config.json gives max_position_embeddings {positions!r}")
+    pad, vocab_size = getattr(config, "pad_token_id", None), config.vocab_size
+    if pad is not None and not -vocab_size <= pad < vocab_size:  # -1 is of old LLaMA
+        raise _fault(source, f"its config.json gives pad_token_id {pad}, of {vocab_size} tokens")
+    _check_rotations(getattr(config, "rope_parameters", None), source)
     for key, value in config.to_dict().items():
         if key.endswith(("dropout", "pdrop")) and value is not None and not _is_share(value):
             raise _fault(source, f"its config.json gives {key} {value!r}, not a number in [0, 1)")
@@ -112,6 +119,16 @@ def _check_values(config: PreTrainedConfig, source: ModelSource) -> None:
             guess = f"did you mean '{near[0]}'? " if near else ""
             hint = f"{guess}known: {', '.join(sorted(ACT2FN))}"
             raise _fault(source, f"its config.json names an unknown activation, {name!r}", hint)
+
+
+def _check_rotations(parameters: Any, source: ModelSource) -> None:
+    """Of all layers, or of each kind of layer by its name."""
+    for entry in [parameters, *(parameters or {}).values()]:
+        kind = entry.get("rope_type") if isinstance(entry, dict) else None
+        if kind is not None and kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+            known = ", ".join(sorted({"default", *ROPE_INIT_FUNCTIONS}))
+            message = f"its config.json names an unknown rope_type, {kind!r}"
+            raise _fault(source, message, f"known: {known}")
 
 
 def _is_share(value: Any) -> bool:

@@ -28,6 +28,7 @@ from amaqctl.model.weight_plan import check_num_blocks, plan
 
 # from_pretrained switches process-wide defaults: two threads in it load garbage.
 _LOADING = threading.Lock()
+_HINT = "take the config.json that belongs to the weights"
 
 
 def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype) -> StageModel:
@@ -47,7 +48,7 @@ def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype)
         check_num_blocks(tensors, stage_range.num_layers, source)
         with _LOADING, reading(source, "weights"), no_progress_bar():
             stage = _loaded(config, stage_range, dtype, tensors, source)
-    with reading(source, "configuration", "take the config.json that belongs to the weights"):
+    with reading(source, "configuration", _HINT):
         _try_forward(stage)
     _probe_passage(stage, source)
     return stage
@@ -65,7 +66,8 @@ def _loaded(
     slices: dict[str, Any] = {}
 
     def construct(self: Any, config: PreTrainedConfig) -> None:
-        vendor.__init__(self, config)
+        with reading(source, "configuration", _HINT):
+            vendor.__init__(self, config)
         # While the whole model still stands, without weights.
         linear_names.extend(_adaptable_linears(self))
         slices.update(plan(self, vendor, tensors, source))

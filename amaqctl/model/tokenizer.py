@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ from amaqctl.model.reading import reading
 from amaqctl.model.source import ModelSource
 
 _HINT = "take the tokenizer files that belong to the model, or a newer release of tokenizers"
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+    "tiktoken.model",
+)
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _SMALL_BYTES = 2**16
 _TRIAL = "Try 1 + 1 = 2.\n\tÀ l'été 🙂"
 
@@ -42,13 +53,41 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def _check_content(source: ModelSource) -> None:
-    """What the library calls a missing key is a tokenizer without a vocabulary."""
-    path = Path(source.folder_or_hub_id, "tokenizer.json")
+    """What the library would say of other things, or in a page."""
+    folder = Path(source.folder_or_hub_id)
+    if not folder.is_dir():
+        return
+    if not any((folder / name).exists() for name in _VOCABULARIES):
+        raise ValueError("there is no tokenizer.json, and no other file of a vocabulary")
+    path = folder / "tokenizer.json"
     # Only what is too small to hold one: reading a whole one twice costs time.
     if path.exists() and path.stat().st_size < _SMALL_BYTES:
         model = read_object(path).get("model")
         if not isinstance(model, dict) or not model.get("vocab"):
             raise ValueError("tokenizer.json has no vocabulary (model.vocab)")
+    if (settings := folder / "tokenizer_config.json").exists():
+        longest = read_object(settings).get("model_max_length")
+        if longest is not None and not isinstance(longest, int | float):
+            raise ValueError(f"tokenizer_config.json gives model_max_length {longest!r}")
+
+
+def tokenizer_sha256(source: ModelSource) -> str | None:
+    """One SHA-256, in hex, over the tokenizer files of a folder; None for a hub's.
+
+    It tells why the same text gives other tokens, and not whether: a file may be written anew.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    folder = Path(source.folder_or_hub_id)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    with reading(source, "tokenizer", _HINT):
+        for name in (*_VOCABULARIES, *_BESIDE):
+            if (folder / name).is_file():
+                digest.update(f"{name}\0".encode() + (folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def pad_token_id(tokenizer: Any, num_embeddings: int) -> int:

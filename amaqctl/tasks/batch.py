@@ -121,6 +121,21 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(sorted(range(num_examples), key=rank))
 
 
+def refuse_no_batch(num_examples: int, batch_size: int) -> None:
+    """Refuse data that do not fill one batch.
+
+    Raises:
+        InputError: fewer examples than ``batch_size``.
+    """
+    if num_examples < batch_size:
+        raise InputError(
+            f"{num_examples} train examples do not fill one batch of {batch_size}",
+            where="train.batch_size",
+            hint=f"set train.batch_size to {num_examples} or less, or give more data",
+            error_id="INPUT-BATCH",
+        )
+
+
 def batch_at(
     examples: Sequence[Example], step: int, batch_size: int, seed: int, pad_token_id: int
 ) -> Batch:
@@ -132,14 +147,8 @@ def batch_at(
     Raises:
         InputError: fewer examples than ``batch_size``.
     """
+    refuse_no_batch(len(examples), batch_size)
     num_batches = len(examples) // batch_size
-    if num_batches < 1:
-        raise InputError(
-            f"{len(examples)} train examples do not fill one batch of {batch_size}",
-            where="train.batch_size",
-            hint=f"set train.batch_size to {len(examples)} or less, or give more data",
-            error_id="INPUT-BATCH",
-        )
     epoch, index = divmod(step, num_batches)
     order = _epoch_order(len(examples), seed, epoch)
     chosen = order[index * batch_size : (index + 1) * batch_size]
