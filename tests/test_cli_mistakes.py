@@ -158,8 +158,7 @@ MISTAKES = {
     "replay and record": (["compress-trace", "good.trace", "--out", "x"], 2, "--record only"),
     "an ending": (["inspect-bits", "done", "--export", "a.gif"], 2, "--export a.gif"),
     "a rank beyond every matrix": (
-        ["train", "quickstart", "--set", "model.id=tiny", "--set", "split.cuts=[4]"]
-        + ["--set", "lora.r=99999999"],
+        ["train", "quickstart", *TINY, "--set", "lora.r=99999999"],
         3,
         "lora.r: a rank of 99999999, and no matrix of the model is larger than 64",
     ),
