@@ -75,3 +75,9 @@ def test_summary():
     assert summary("runs", endings) == (
         "runs: 3 cases, 1 failed; ends 0: 1, 4: 1, -9: 1; slowest 2.0 s, largest growth 90 MiB"
     )
+
+
+def test_files_that_an_earlier_change_took_away_are_left_alone():
+    for change in (models._json_tree, models._json_text):
+        for seed in range(20):
+            change(random.Random(seed), {})

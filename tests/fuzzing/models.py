@@ -73,8 +73,8 @@ def _json_tree(rng: random.Random, files: dict[str, bytes]) -> str:
     """One value of a JSON file is another, gone, or new."""
     name = rng.choice(_JSON)
     try:
-        document = json.loads(files[f"m/{name}"])
-    except (ValueError, RecursionError):  # an earlier change, and lists in lists in lists
+        document = json.loads(files.get(f"m/{name}", b""))
+    except (ValueError, RecursionError):  # an earlier change: gone, or lists in lists
         return f"{name} as it is"
     told = _mutate(rng, document, name)
     files[f"m/{name}"] = json.dumps(document).encode()
@@ -117,7 +117,7 @@ def _change(rng: random.Random, parent: Any, key: Any) -> str:
 def _json_text(rng: random.Random, files: dict[str, bytes]) -> str:
     """Bytes of a JSON file are others."""
     name = rng.choice(_JSON)
-    data = bytearray(files[f"m/{name}"])
+    data = bytearray(files.get(f"m/{name}", b""))
     dice = rng.random()
     if dice < 0.1:
         data = bytearray(rng.choice((b"[", b'{"a":', b'{"model":{"vocab":[')) * 100_000)
