@@ -202,6 +202,8 @@ def test_a_channel_that_met_a_violation_refuses_further_use_until_it_is_restarte
     [
         ({"lengths": (5,)}, "lengths"),
         ({"lengths": (5, 6)}, "lengths"),
+        ({"lengths": (5, 0)}, "lengths"),
+        ({"sample_ids": (4,)}, "1 sample ids for 2 rows"),
         ({"first_position": 4}, "9 positions where at most 8"),
         ({"first_position": 2**31 - 1}, "positions where at most 8"),
     ],
@@ -211,7 +213,7 @@ def test_a_context_that_no_mask_can_be_made_of(change: dict[str, Any], words: st
         arrive(legal().with_context(replace(CONTEXT, **change)))
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4), (80,), (10, 8), (1, 2, 5, 8)])
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 5, 9), (80,), (10, 8), (1, 2, 5, 8)])
 def test_a_tensor_of_another_shape(shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape)
     quantized = pair_of("none", {}, channel("none").quantizers.sender.site).sender.quantize(
@@ -337,6 +339,40 @@ def test_nothing_sent_is_a_transport_error() -> None:
     with pytest.raises(TransportError) as caught:
         channel("none").receive()
     assert caught.value.where == "link 0 activation"
+
+
+def test_the_bits_of_the_last_message_are_those_of_its_bytes() -> None:
+    transport = CountingTransport()
+    link = channel("fixed", transport)
+    link.send(tensor(), replace(CONTEXT, training=False))
+    assert link.last_bits is None
+    link.send(tensor(), CONTEXT)
+    assert link.last_bits == 8 * len(transport.sent[-1][1]) / tensor().numel()
+
+
+class OtherShape(CountingTransport):
+    """Puts a tensor of other rows or tokens, and a context that fits it, in place of each."""
+
+    def __init__(self, rows: int, tokens: int) -> None:
+        super().__init__()
+        self.shape = (rows, tokens, 32)
+
+    def receive(self, address: Address) -> bytes:
+        message = Message.from_bytes(super().receive(address))
+        cls = registry.load(registry.QUANTIZERS, "none")
+        other = cls(cls.Config(), Site(0, "activation", 32, 16, 0, 0)).quantize(
+            torch.zeros(self.shape), message.context
+        )
+        context = message.context
+        assert context.lengths
+        return replace(message, quantized=other, context=context).to_bytes()
+
+
+@pytest.mark.parametrize("tokens", [15, 17])
+def test_an_activation_of_other_tokens_than_the_batch_has(llama: ModelSource, tokens: int) -> None:
+    engine = engine_of(llama, [2], transport=OtherShape(4, tokens))
+    with pytest.raises(WireError, match=f"a tensor of shape \\(4, {tokens}, 32\\)|positions"):
+        engine.train_step(collate(random_task().train[:4], 0, 16), 0)
 
 
 def test_last_allocation_is_of_training_and_of_codes() -> None:

@@ -238,7 +238,7 @@ def test_what_a_run_was_made_with_is_named_once_it_is_gone(place: Path) -> None:
     profile_yaml.write_text(profile_yaml.read_text().replace("seed: 17", "seed: 18"))
     sys.path.remove(str(place / "site"))
     registry._all_offers.cache_clear()
-    for arguments in (["eval", "out"], ["train", "--resume", "out"]):
+    for arguments in (["eval", "out"], ["train", "--resume", "out", "--max-steps", "4"]):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 5, result.stderr
         assert "unknown quantizer 'mirror'" in result.stderr

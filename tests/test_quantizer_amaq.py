@@ -211,3 +211,13 @@ def test_position_gates_follow_the_first_position():
     with pytest.raises(QuantizationError, match="11 positions, but gates for 10") as caught:
         quantizer.quantize(x[:, :2], replace(CONTEXT, first_position=9, training=False))
     assert "max_length" in caught.value.hint
+
+
+def test_a_position_is_sent_where_any_row_has_a_token_of_any_sign():
+    site = Site(0, "activation", 3, 8, 4, 17)
+    quantizer = AmaqQuantizer(AmaqQuantizer.Config(axis="position", target_bits=4), site)
+    x = torch.zeros(2, 4, 3)
+    x[0, 0] = 1.0
+    x[1, 1] = -1.0
+    x[0, 2, 1] = -0.5
+    assert quantizer._is_sent_K(x).tolist() == [True, True, True, False]

@@ -39,6 +39,10 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
         ({"min_bits": 4, "max_bits": 4}, "min_bits must be below max_bits"),
         ({"target_bits": 7, "max_bits": 6}, "target_bits must lie between"),
         ({"start_bits": 1, "min_bits": 2}, "start_bits must lie between"),
+        ({"min_bits": -1}, "min_bits"),
+        ({"max_bits": 0, "min_bits": 0}, "greater than or equal to 1"),
+        ({"fall": -0.1}, "greater than or equal to 0"),
+        ({"fall": 1.1}, "less than or equal to 1"),
         ({"alpha": 1e-4}, "greater than or equal to 0.001"),
         ({"alpha": 1e4}, "less than or equal to 1000"),
         ({"scale": "token", "min_bits": 0}, "widths of 0 and 1 need"),
@@ -57,3 +61,9 @@ def test_paper_mode_brings_its_defaults_and_keeps_what_is_said():
 def test_combinations_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         AmaqQuantizer.Config(**options)
+
+
+@pytest.mark.parametrize("options", [None, [], "mode"])
+def test_options_that_are_no_mapping_are_refused(options):
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        AmaqQuantizer.Config.model_validate(options)

@@ -116,6 +116,17 @@ def test_writers_of_one_file_that_may_be_replaced_never_mix(tmp_path):
     assert text in {c * 100_000 for c in "abc"}
 
 
+def test_a_document_is_put_where_one_is_only_if_it_may_be(tmp_path):
+    path = tmp_path / "a.json"
+    storage.write_json(path, {"a": 1}, replace=False)
+    for write in (storage.write_json, storage.write_text):
+        with pytest.raises(AlreadyThere):
+            write(path, "other", replace=False)
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    storage.write_json(path, [2])
+    assert path.read_text() == "[\n  2\n]\n"
+
+
 def test_where_there_are_no_second_names_nothing_is_replaced_either(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
