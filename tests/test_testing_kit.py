@@ -203,11 +203,10 @@ class MovesBeforeItRefuses(Sound):
 
 
 class FallsOverALie(Sound):
-    """Takes it for granted that there are samples."""
+    """Takes it for granted that values are of a usual size."""
 
     def alter_output(self, values_RC: Tensor, context: TensorContext) -> Tensor:
-        if context.training and values_RC.shape[0] == 16:
-            assert len(context.sample_ids) > 0, "no samples"
+        assert not bool((values_RC.abs() > 1e30).any()), "unheard of"
         return values_RC
 
 

@@ -224,7 +224,8 @@ class Channel:
             )
 
         num_ids = len(context.sample_ids)
-        if num_ids and num_ids != shape[0]:
+        must_have = context.training and self.address.role == "activation"
+        if (num_ids or must_have) and num_ids != shape[0]:
             raise WireError(f"{num_ids} sample ids for {shape[0]} rows", where=self._place())
 
     def _place(self) -> str:

@@ -77,11 +77,13 @@ class QuantizerEnd:
         """Check a message, decode it without gradient, and then change what it changes.
 
         Raises:
-            LayoutError: it is not laid out as declared; nothing was decoded.
+            LayoutError: it is not laid out as declared, or of samples that there are none of;
+                nothing was decoded.
             QuantizationError: it does not fit those before it, or decodes to NaN or infinity.
             PluginError: the quantizer fails, or decodes to something else than was sent.
         """
         self._check_layout(quantized, context)
+        self._check_samples(context)
         with acceptance():
             with self._blamed("dequantize", context), torch.no_grad():
                 value = self.quantizer.dequantize(quantized, context)
@@ -249,6 +251,15 @@ class QuantizerEnd:
         self._last_layout = layout
         if layout is not None:
             layout.check(quantized)
+
+    def _check_samples(self, context: TensorContext) -> None:
+        """Memories have a place for each training sample, and for no other."""
+        num_samples = self.site.num_samples
+        wrong = [i for i in context.sample_ids if not 0 <= i < num_samples]
+        if wrong and context.training:
+            raise LayoutError(
+                f"sample {wrong[0]} where there are {num_samples}", where=context.place
+            )
 
     def _check_gradient(self, gradient: Tensor, context: TensorContext) -> None:
         if not bool(gradient.isfinite().all()):

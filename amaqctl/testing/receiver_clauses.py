@@ -133,5 +133,4 @@ def _other_contexts(context: TensorContext) -> list[tuple[str, TensorContext]]:
         ("of another step", replace(context, step=context.step + 7)),
         ("samples in another order", replace(context, sample_ids=ids[::-1])),
         ("samples that there are none of", replace(context, sample_ids=(NUM_SAMPLES,) * len(ids))),
-        ("samples not told", replace(context, sample_ids=())),
     ]
