@@ -20,7 +20,7 @@ from amaqctl.model.lora import attach_lora, lora_places
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import enable_gradient_checkpointing
-from amaqctl.quantizer import Role, Site, resolve_quantizer
+from amaqctl.quantizer import Role, Site, TensorContext, resolve_quantizer
 from amaqctl.tasks.task import IGNORE_INDEX, Example, Split, Task
 from amaqctl.transports.loopback import LoopbackTransport
 from amaqctl.transports.transport import Address
@@ -107,6 +107,20 @@ def engine_of(
             dropout=SeededDropout(model.own_blocks, SEED),
         )
     return engine
+
+
+def logits_of(
+    engine: Engine, input_ids_BT: torch.Tensor, *, step: int, lengths: tuple[int, ...]
+) -> torch.Tensor:
+    """What an evaluation of all stages is after, before anything is made of it: (B, T, V)."""
+    context = TensorContext(
+        "activation", 0, step=step, total_steps=engine.total_steps, lengths=lengths, training=False
+    )
+    logits_BTV = None
+    for index, stage in sorted(engine.stages.items()):
+        logits_BTV = stage.evaluate(None if index else input_ids_BT, context, None)
+    assert logits_BTV is not None
+    return logits_BTV
 
 
 def channel_of(

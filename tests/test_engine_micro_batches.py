@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_parts import CountingTransport, engine_of, random_examples
+from engine_parts import CountingTransport, engine_of, logits_of, random_examples
 from model_families import CONFIGS, save_random_model
 from torch import Tensor, nn
 
@@ -131,7 +131,9 @@ def test_nothing_is_dropped_in_evaluation(llama: ModelSource) -> None:
     engine = engine_of(llama, [2], transport=CountingTransport(), lora=DROPPING)
     batch = four_alike()
     engine.train_step(batch, 0)  # the adapters are no longer zero, and the modules in training
-    logits = [engine.logits(batch.input_ids_BT, step=1, lengths=batch.lengths) for _ in range(2)]
+    logits = [
+        logits_of(engine, batch.input_ids_BT, step=1, lengths=batch.lengths) for _ in range(2)
+    ]
     assert torch.equal(*logits)
     assert torch.equal(logits[0][0], logits[0][1])  # one row like another
     assert not logits[0].requires_grad
@@ -189,5 +191,5 @@ def test_rows_that_are_alike_are_so_with_and_without_their_lengths(llama: ModelS
     engine = engine_of(llama, [2], transport=CountingTransport())
     tokens_BT = torch.tensor([random_examples(1, 3)[0].input_ids] * 3)
     whole = (tokens_BT.shape[1],) * 3
-    with_lengths = engine.logits(tokens_BT, step=0, lengths=whole)
-    assert torch.equal(engine.logits(tokens_BT, step=0, lengths=()), with_lengths)
+    with_lengths = logits_of(engine, tokens_BT, step=0, lengths=whole)
+    assert torch.equal(logits_of(engine, tokens_BT, step=0, lengths=()), with_lengths)

@@ -7,9 +7,22 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amaqctl.engine.schedule import Action, one_forward_one_backward
+from amaqctl.engine.schedule import Action, Turns
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9))
+
+
+def one_forward_one_backward(num_stages: int, num_micro_batches: int) -> list[Action]:
+    """The order where all stages are in one process."""
+    turns = Turns(range(num_stages), num_stages, num_micro_batches)
+    order: list[Action] = []
+    while not turns.are_over:
+        ready = turns.ready(lambda _: False)
+        assert ready, "the schedule is stuck"
+        for action in ready:
+            turns.done(action)
+        order += ready
+    return order
 
 
 def written(order: list[Action], stage: int) -> str:

@@ -106,7 +106,7 @@ def tokens_of(made: Built) -> tuple[torch.Tensor, tuple[int, ...]]:
 def clean_logits(made: Built) -> torch.Tensor:
     ids_BT, lengths = tokens_of(made)
     with made.engine.boundary("clean"):
-        return made.engine.logits(ids_BT, step=6, lengths=lengths)
+        return logits_of(made.engine, ids_BT, step=6, lengths=lengths)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from engine_parts import LORA, LR, SEED, CountingTransport, IdTokenizer, engine_of, random_task
+from engine_parts import (
+    LORA,
+    LR,
+    SEED,
+    CountingTransport,
+    IdTokenizer,
+    engine_of,
+    logits_of,
+    random_task,
+)
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional
@@ -186,7 +195,7 @@ def train_split(source: ModelSource, run: Run, end_id: int) -> tuple[Result, Eng
         if step < 2:  # an evaluation between two steps must leave no trace in what follows
             evaluator.evaluate(step, "clean" if step else "quantized")
     logits = [
-        real_logits(engine.logits(b.input_ids_BT, step=NUM_STEPS, lengths=b.lengths), b)
+        real_logits(logits_of(engine, b.input_ids_BT, step=NUM_STEPS, lengths=b.lengths), b)
         for b in batches()[:2]
     ]
     adapters: dict[str, Tensor] = {}

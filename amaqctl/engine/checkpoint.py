@@ -18,8 +18,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from amaqctl.engine.channels import channels_of
 from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
-from amaqctl.engine.link import Channel
 from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
 from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainerDocument
 from amaqctl.engine.stage import Stage
@@ -60,21 +60,11 @@ class CheckpointContents:
 
     def quantizers(self) -> dict[str, QuantizerEnd]:
         """Every quantizer held here, by ``link<k>.<role>.<end>``."""
-        found: dict[str, QuantizerEnd] = {}
-        for place, channel in _channels(self.stages).items():
-            found[f"{place}.sender"] = channel.quantizers.sender
-            found[f"{place}.receiver"] = channel.quantizers.receiver
-        return found
-
-
-def _channels(stages: Mapping[int, Stage]) -> dict[str, Channel]:
-    """The channels of the outgoing links, by ``link<k>.<role>``."""
-    return {
-        f"link{channel.address.link}.{channel.address.role}": channel
-        for _, stage in sorted(stages.items())
-        if stage.outgoing is not None
-        for channel in (stage.outgoing.activations, stage.outgoing.gradients)
-    }
+        return {
+            f"{place}.{end}": quantizer
+            for place, channel in channels_of(self.stages).items()
+            for end, quantizer in channel.quantizers.ends.items()
+        }
 
 
 def save_checkpoint(
@@ -109,7 +99,7 @@ def _write_parts(
     write_adapter(models, folder / "adapter", contents.source, contents.lora)
     save_file(quantizer_state(contents), folder / "quantizer.safetensors")
     # Sequence numbers ride in the headers: without them a resumed run would send other bytes.
-    messages = {p: [c.num_sent, c.num_received] for p, c in _channels(contents.stages).items()}
+    messages = {p: [c.num_sent, c.num_received] for p, c in channels_of(contents.stages).items()}
     save_file(optimizer_state(contents.stages), folder / "trainer.safetensors")
     _dump(folder / "trainer.json", {"step": step, "messages": messages, **trainer_state})
     manifest = {
@@ -193,7 +183,7 @@ def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDoc
     """
     path = folder / "trainer.json"
     document = read_document(path, TrainerDocument, _MAX_TRAINER_BYTES)
-    channels = _channels(stages)
+    channels = channels_of(stages)
     if document.step != step_of(folder) or document.messages.keys() != channels.keys():
         raise InputError(
             f"it is of step {document.step} with {', '.join(document.messages) or 'no channels'}; "

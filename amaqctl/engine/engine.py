@@ -1,8 +1,8 @@
 """`Engine`: the stages this process holds, and the one loop over them.
 
-The loop asks the schedule what comes next and runs the part of it that concerns its own stages;
-`receive` waits for what others send. With all stages in one process nothing differs but that the
-messages come from next door.
+The loop asks the schedule what can run and runs it; what a stage held elsewhere sends is waited for
+in one place. With all stages in one process nothing differs but that the messages come from next
+door. The party with the data leads: it also says to the others what is to be done (`others`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from amaqctl.engine.gradient_norm import total_norm
-from amaqctl.engine.schedule import Action, one_forward_one_backward
-from amaqctl.engine.stage import Stage
+from amaqctl.engine.look import Look, Seen, seen_in
+from amaqctl.engine.others import Inbox, LookPart, Nobody, Others, StepPart
+from amaqctl.engine.schedule import Action, Turns
+from amaqctl.engine.stage import Given, Stage
 from amaqctl.engine.traffic import Traffic
 from amaqctl.engine.untrained import blamed_on_the_base
 from amaqctl.errors import InputError
 from amaqctl.quantizer import TensorContext
-from amaqctl.tasks.batch import Batch, split_batch
+from amaqctl.tasks.batch import Batch, split_batch, split_rows
+from amaqctl.transports.transport import Address
 from amaqctl.wire import Message, SizeBreakdown
 
 Boundary = Literal["quantized", "clean"]
@@ -51,6 +55,10 @@ class Engine:
         num_stages: of the whole model.
         num_micro_batches: a batch is cut into this many equal parts.
         total_steps: of the run, told to quantizers with schedules.
+
+    Attributes:
+        others: the parties that follow this one; nobody in one process.
+        inbox: what stages held elsewhere send; None in one process.
     """
 
     def __init__(
@@ -62,22 +70,25 @@ class Engine:
         self.traffic = Traffic()
         self.evaluation_traffic = Traffic()
         self.listeners: list[MessageListener] = []
+        self.others: Others = Nobody()
+        self.inbox: Inbox | None = None
         self._num_micro_batches = num_micro_batches
-        self._order = one_forward_one_backward(num_stages, num_micro_batches)
-        self._step_traffic = Traffic()
+        self._sent = Traffic()
+        self._boundary: Boundary = "quantized"
+        self._caches: dict[int, dict[int, Any]] = {}
+        self._num_generations = 0
 
     def on_sent(self, message: Message, sizes: SizeBreakdown) -> None:
         """Count a message of one of our channels, and show it to the listeners."""
-        ledger = self._step_traffic if message.context.training else self.evaluation_traffic
         codes = message.quantized.codes
-        channel = ledger.channels[message_address(message)]
+        channel = self._sent.channels[message_address(message)]
         allocation = None if codes is None else codes.allocation
         channel.add(sizes, message.quantized.num_values, allocation)
         for listener in self.listeners:
             listener(message)
 
     def train_step(self, batch: Batch, step: int) -> StepResult:
-        """One optimizer step.
+        """One optimizer step, here and at the others.
 
         Args:
             batch: of all micro-batches.
@@ -93,28 +104,72 @@ class Engine:
                 where=f"step {step}, samples {list(batch.sample_ids)}",
                 hint="check the completions of these samples, or raise train.batch_size",
             )
-        parts = split_batch(batch, self._num_micro_batches)
-        self._step_traffic = Traffic()
-        loss = 0.0
+        is_clean = self._boundary == "clean"
+        self.others.train(step, batch.labels_BT, batch.num_loss_tokens, is_clean)
+        parts = [Given(p, p.labels_BT) for p in split_batch(batch, self._num_micro_batches)]
         with blamed_on_the_base(self.stages, step):
-            for action in self._order:
-                if action.stage in self.stages:
-                    part = parts[action.micro_batch]
-                    loss += self._run(action, part, step, batch.num_loss_tokens)
-            norm = self._gradient_norm(step)
+            own = self._run_step(step, batch.num_loss_tokens, parts)
+            loss, norms, traffic = own.loss, dict(own.norms), own.traffic
+            for part in self.others.trained():
+                loss += part.loss
+                norms |= part.norms
+                traffic.include(part.traffic)
+            norm = total_norm(norms, step, self._device())
+        self.others.update(norm)
+        self.update(norm, step)
+        self.traffic.include(traffic)
+        return StepResult(loss, norm, traffic)
+
+    def follow_step(self, step: int, num_loss_tokens: int, labels_BT: Tensor | None) -> StepPart:
+        """The part of a step up to its update that concerns the stages held here.
+
+        Args:
+            step: from 0.
+            num_loss_tokens: of the whole batch, the divisor of the summed token loss.
+            labels_BT: of all micro-batches, where the last stage is here.
+
+        Raises:
+            DivergedError: something is not finite; no stage held here was changed.
+        """
+        parts = [Given(None, None)] * self._num_micro_batches
+        if labels_BT is not None:
+            parts = [Given(None, rows) for rows in split_rows(labels_BT, self._num_micro_batches)]
+        with blamed_on_the_base(self.stages, step):
+            part = self._run_step(step, num_loss_tokens, parts)
+        self.traffic.include(part.traffic)
+        return part
+
+    def update(self, norm: float, step: int) -> None:
+        """Clip and apply the optimizers of the stages held here.
+
+        Args:
+            norm: over all stages.
+            step: from 0.
+        """
         for stage in self.stages.values():
             stage.update(norm, step)
-        self.traffic.include(self._step_traffic)
-        return StepResult(loss, norm, self._step_traffic)
 
-    def _gradient_norm(self, step: int) -> float:
+    def _run_step(self, step: int, num_loss_tokens: int, parts: list[Given]) -> StepPart:
+        self._sent = Traffic()
+        loss = 0.0
+        turns = Turns(tuple(self.stages), self.num_stages, self._num_micro_batches)
+        while not turns.are_over:
+            ready = turns.ready(self._has_come)
+            for action in ready:
+                loss += self._run(action, parts[action.micro_batch], step, num_loss_tokens)
+                turns.done(action)
+            if not ready:
+                assert self.inbox is not None, "the schedule is stuck"
+                self.inbox.wait_any([_feeds(action) for action in turns.awaited()])
         norms: dict[int, float] = {}
         for stage in self.stages.values():
             norms |= stage.gradient_norms()
-        first = next(iter(self.stages.values()))
-        return total_norm(norms, step, next(first.model.parameters()).device)
+        return StepPart(loss, norms, self._sent)
 
-    def _run(self, action: Action, part: Batch, step: int, num_loss_tokens: int) -> float:
+    def _has_come(self, action: Action) -> bool:
+        return self.inbox is not None and self.inbox.poll(_feeds(action))
+
+    def _run(self, action: Action, given: Given, step: int, num_loss_tokens: int) -> float:
         stage = self.stages[action.stage]
         if action.verb == "backward":
             stage.backward(action.micro_batch)
@@ -125,37 +180,38 @@ class Engine:
             step=step,
             total_steps=self.total_steps,
             micro_batch=action.micro_batch,
-            sample_ids=part.sample_ids,
-            lengths=part.lengths,
+            sample_ids=given.batch.sample_ids if given.batch else (),
+            lengths=given.batch.lengths if given.batch else (),
         )
-        return stage.forward(part, context, num_loss_tokens) or 0.0
+        return stage.forward(given, context, num_loss_tokens) or 0.0
 
-    def logits(
+    def _device(self) -> torch.device:
+        return next(next(iter(self.stages.values())).model.parameters()).device
+
+    def look(
         self,
+        look: Look,
         input_ids_BT: Tensor,
+        labels_BT: Tensor | None = None,
         *,
-        step: int,
         lengths: tuple[int, ...],
         sample_ids: tuple[int, ...] = (),
         left_padded: bool = False,
         first_position: int = 0,
-        caches: dict[int, Any] | None = None,
-    ) -> Tensor:
-        """Forward through all stages without training.
+    ) -> Seen:
+        """Forward through all stages, here and at the others, without training.
 
         Args:
-            input_ids_BT: tokens; with caches, the new ones only.
-            step: steps trained so far.
+            look: what is wanted of the logits.
+            input_ids_BT: tokens; in a generation after its first look, the new ones only.
+            labels_BT: where a loss is wanted.
             lengths: real tokens of each row, cached ones included.
-            caches: from `new_caches`, for cached generation.
-
-        Returns:
-            (B, T, V), of the last stage.
         """
+        self.others.look(look, labels_BT, self._boundary == "clean")
         context = TensorContext(
             role="activation",
             link=0,
-            step=step,
+            step=look.step,
             total_steps=self.total_steps,
             sample_ids=sample_ids,
             lengths=lengths,
@@ -163,35 +219,99 @@ class Engine:
             first_position=first_position,
             training=False,
         )
-        output: Tensor | None = None
+        parts = [self._look(look, input_ids_BT, labels_BT, context)]
+        parts += self.others.looked()
+        for part in parts:
+            self.evaluation_traffic.include(part.traffic)
+        (seen,) = (part.seen for part in parts if part.seen is not None)
+        return seen
+
+    def follow_look(self, look: Look, labels_BT: Tensor | None) -> LookPart:
+        """The part of a look that concerns the stages held here.
+
+        Args:
+            look: what is wanted of the logits, where the last stage is here.
+            labels_BT: where a loss is wanted and the last stage is here.
+        """
+        context = TensorContext(
+            role="activation", link=0, step=look.step, total_steps=self.total_steps, training=False
+        )
+        part = self._look(look, None, labels_BT, context)
+        self.evaluation_traffic.include(part.traffic)
+        return part
+
+    def _look(
+        self,
+        look: Look,
+        input_ids_BT: Tensor | None,
+        labels_BT: Tensor | None,
+        context: TensorContext,
+    ) -> LookPart:
+        self._sent = Traffic()
+        logits_BTV = self._logits(input_ids_BT, context, self._caches_of(look.generation))
+        seen = None if logits_BTV is None else seen_in(logits_BTV, look, labels_BT)
+        return LookPart(seen, self._sent)
+
+    def _logits(
+        self, input_ids_BT: Tensor | None, context: TensorContext, caches: dict[int, Any] | None
+    ) -> Tensor | None:
+        """(B, T, V) where the last stage is here, else None."""
+        logits_BTV: Tensor | None = None
         for index, stage in sorted(self.stages.items()):
             tokens = input_ids_BT if index == 0 else None
-            output = stage.evaluate(tokens, context, None if caches is None else caches[index])
-        assert output is not None, "the last stage is not held here"
-        return output
+            knows_samples = input_ids_BT is not None
+            cache = None if caches is None else caches[index]
+            logits_BTV = stage.evaluate(tokens, context, cache, knows_samples=knows_samples)
+        return logits_BTV
 
-    def new_caches(self) -> dict[int, Any]:
-        """An empty key-value cache for each stage."""
-        return {index: stage.model.new_cache() for index, stage in self.stages.items()}
+    def _caches_of(self, generation: int | None) -> dict[int, Any] | None:
+        if generation is None:
+            return None
+        if generation not in self._caches:
+            # One at a time: a leader that never says that it is done costs no memory.
+            self._caches = {generation: {i: s.model.new_cache() for i, s in self.stages.items()}}
+        return self._caches[generation]
+
+    @contextlib.contextmanager
+    def generation(self) -> Iterator[int]:
+        """A number for looks that go on from one another; their caches are freed in the end."""
+        self._num_generations += 1
+        number = self._num_generations
+        try:
+            yield number
+        finally:
+            self.forget(number)
+        self.others.forget(number)
+
+    def forget(self, generation: int) -> None:
+        """Free the caches of a generation held here."""
+        self._caches.pop(generation, None)
 
     @contextlib.contextmanager
     def boundary(self, boundary: Boundary) -> Iterator[None]:
         """Run with the quantizers in the path, or (``clean``) with lossless messages."""
-        links = [s.outgoing for s in self.stages.values() if s.outgoing] + [
-            s.incoming for s in self.stages.values() if s.incoming
-        ]
-        before = [link.activations.is_clean for link in links]
-        for link in links:
-            link.set_clean(boundary == "clean")
+        before = self._boundary
+        self._set_boundary(boundary)
         try:
             yield
         finally:
-            for link, was_clean in zip(links, before, strict=True):
-                link.set_clean(was_clean)
+            self._set_boundary(before)
+
+    def _set_boundary(self, boundary: Boundary) -> None:
+        self._boundary = boundary
+        for stage in self.stages.values():
+            for link in (stage.incoming, stage.outgoing):
+                if link is not None:
+                    link.set_clean(boundary == "clean")
 
 
-def message_address(message: Message) -> Any:
+def message_address(message: Message) -> Address:
     """The channel that a message belongs to."""
-    from amaqctl.transports.transport import Address
-
     return Address(message.context.link, message.context.role)
+
+
+def _feeds(action: Action) -> Address:
+    """Where the message of an action comes from another stage."""
+    if action.verb == "forward":
+        return Address(action.stage - 1, "activation")
+    return Address(action.stage, "gradient")

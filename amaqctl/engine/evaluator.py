@@ -1,6 +1,6 @@
 """Loss, perplexity, accuracy and exact match through the cuts, quantizers in the path or not.
 
-Legend: B batch, T tokens, V vocabulary.
+Legend: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amaqctl.engine.engine import Boundary, Engine
-from amaqctl.engine.stage import token_loss
+from amaqctl.engine.look import Look
 from amaqctl.engine.untrained import blamed_on_the_base
 from amaqctl.errors import DivergedError
 from amaqctl.tasks.batch import collate
@@ -86,15 +86,19 @@ class Evaluator:
         total_loss, num_tokens, num_right = 0.0, 0, 0
         for examples in self._batches(self.examples):
             batch = collate(examples, self._pad_id)
-            logits_BTV = self._engine.logits(
+            seen = self._engine.look(
+                self._likelihood_look(step, examples),
                 batch.input_ids_BT,
-                step=step,
+                batch.labels_BT,
                 lengths=batch.lengths,
                 sample_ids=batch.sample_ids,
             )
-            total_loss += float(token_loss(logits_BTV, batch.labels_BT.to(logits_BTV.device)))
+            total_loss += seen.loss
             num_tokens += batch.num_loss_tokens
-            num_right += self._num_right_choices(logits_BTV, examples)
+            num_right += sum(
+                choice == example.choice
+                for choice, example in zip(seen.choices, examples, strict=bool(seen.choices))
+            )
             tick()
         loss = total_loss / num_tokens
         if not math.isfinite(loss):
@@ -104,15 +108,11 @@ class Evaluator:
             metrics["accuracy"] = num_right / len(self.examples)
         return metrics
 
-    def _num_right_choices(self, logits_BTV: Tensor, examples: Sequence[Example]) -> int:
-        """How often the most likely first label token, after the prompt, is the right one."""
-        choices = list(self._task.choice_token_ids)
-        if not choices:
-            return 0
-        last = torch.tensor([example.prompt_length - 1 for example in examples])
-        at_prompt_BV = logits_BTV[torch.arange(len(examples)), last.to(logits_BTV.device)]
-        best_B = at_prompt_BV[:, choices].argmax(-1).tolist()
-        return sum(best == example.choice for best, example in zip(best_B, examples, strict=True))
+    def _likelihood_look(self, step: int, examples: Sequence[Example]) -> Look:
+        """The loss, and for a task with choices the likeliest first label token after each prompt."""
+        choices = tuple(self._task.choice_token_ids)
+        ends = tuple(example.prompt_length - 1 for example in examples) if choices else ()
+        return Look(step, wants_loss=True, choices=choices, choice_positions=ends)
 
     def _exact_match(self, step: int, tick: Callable[[], None]) -> float:
         matches = 0
@@ -131,29 +131,28 @@ class Evaluator:
         longest = max(map(len, prompts))
         tokens_BT = torch.tensor([[self._pad_id] * (longest - len(p)) + p for p in prompts])
         lengths = [len(p) for p in prompts]
-        caches = self._engine.new_caches()
         is_done = torch.zeros(len(prompts), dtype=torch.bool)
         generated: list[Tensor] = []
         position = 0
-        for _ in range(self._task.max_new_tokens):
-            logits_BTV = self._engine.logits(
-                tokens_BT,
-                step=step,
-                lengths=tuple(lengths),
-                left_padded=True,
-                first_position=position,
-                caches=caches,
-            )
-            position += tokens_BT.shape[1]
-            next_B = logits_BTV[:, -1].argmax(-1).cpu()
-            next_B = torch.where(is_done, torch.tensor(self._pad_id), next_B)
-            if self._end_id is not None:
-                is_done |= next_B == self._end_id
-            generated.append(next_B)
-            if bool(is_done.all()):
-                break
-            tokens_BT = next_B.unsqueeze(1)
-            lengths = [n + 1 for n in lengths]
+        with self._engine.generation() as generation:
+            for _ in range(self._task.max_new_tokens):
+                seen = self._engine.look(
+                    Look(step, generation, wants_next=True),
+                    tokens_BT,
+                    lengths=tuple(lengths),
+                    left_padded=True,
+                    first_position=position,
+                )
+                position += tokens_BT.shape[1]
+                next_B = torch.tensor(seen.next_tokens)
+                next_B = torch.where(is_done, torch.tensor(self._pad_id), next_B)
+                if self._end_id is not None:
+                    is_done |= next_B == self._end_id
+                generated.append(next_B)
+                if bool(is_done.all()):
+                    break
+                tokens_BT = next_B.unsqueeze(1)
+                lengths = [n + 1 for n in lengths]
         return [self._task.text_of(row) for row in torch.stack(generated, 1).tolist()]
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:

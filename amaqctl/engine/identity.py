@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from amaqctl.engine.channels import channels_of
 from amaqctl.engine.run_folder import DATA_FILES
 from amaqctl.engine.stage import Stage
 
@@ -45,16 +46,12 @@ def weights_digest(stages: Mapping[int, Stage]) -> str:
 
 
 def quantizer_options(stages: Mapping[int, Stage]) -> dict[str, Any]:
-    """Name and full options, defaults included, of the quantizer of each channel sent here."""
+    """Name and full options, defaults included, of the quantizer of each channel here."""
     found: dict[str, Any] = {}
-    for _, stage in sorted(stages.items()):
-        if stage.outgoing is None:
-            continue
-        for channel in (stage.outgoing.activations, stage.outgoing.gradients):
-            config = channel.quantizers.sender.config
-            place = f"link{channel.address.link}.{channel.address.role}"
-            options = config.model_dump(mode="json")
-            found[place] = {"name": channel.quantizers.name, "options": options}
+    for place, channel in channels_of(stages).items():
+        pair = channel.quantizers
+        config = next(iter(pair.ends.values())).config  # both ends are of the same options
+        found[place] = {"name": pair.name, "options": config.model_dump(mode="json")}
     return found
 
 

@@ -25,11 +25,29 @@ OnSent = Callable[[Message, SizeBreakdown], None]
 
 @dataclass(frozen=True)
 class QuantizerPair:
-    """The two ends of one registered quantizer."""
+    """One registered quantizer's ends that are in this process: both, or one of them."""
 
     name: str
-    sender: QuantizerEnd
-    receiver: QuantizerEnd
+    sender_here: QuantizerEnd | None
+    receiver_here: QuantizerEnd | None
+
+    @property
+    def sender(self) -> QuantizerEnd:
+        """The sending end, which is here."""
+        assert self.sender_here is not None, "the sender is another process"
+        return self.sender_here
+
+    @property
+    def receiver(self) -> QuantizerEnd:
+        """The receiving end, which is here."""
+        assert self.receiver_here is not None, "the receiver is another process"
+        return self.receiver_here
+
+    @property
+    def ends(self) -> dict[str, QuantizerEnd]:
+        """Those that are here, by ``sender`` and ``receiver``."""
+        both = {"sender": self.sender_here, "receiver": self.receiver_here}
+        return {name: end for name, end in both.items() if end is not None}
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class Received:
 
 
 class Channel:
-    """One direction of one cut.
+    """One direction of one cut, or the end of it that is in this process.
 
     Args:
         address: link index and role.

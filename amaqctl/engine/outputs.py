@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amaqctl.engine.bits_report import SiteReport, Vector, report_arrays
+from amaqctl.engine.channels import sending_channels
 from amaqctl.engine.checkpoint import CheckpointContents, quantizer_state
 from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
 from amaqctl.engine.link import Channel
@@ -34,16 +35,12 @@ def save_bits(run: Path, step: int, stages: Mapping[int, Stage]) -> None:
     """
     arrays: dict[str, Any] = {}
     reports: dict[tuple[int, str], SiteReport] = {}
-    for stage in stages.values():
-        if stage.outgoing is None:
+    for place, channel in sending_channels(stages).items():
+        if channel.last_bits is None:  # nothing was sent
             continue
-        for channel in (stage.outgoing.activations, stage.outgoing.gradients):
-            if channel.last_bits is None:  # nothing was sent
-                continue
-            link, role = channel.address.link, channel.address.role
-            reports[link, role] = _report_of(channel, channel.last_bits)
-            if (allocation := channel.last_allocation) is not None:
-                arrays[f"link{link}.{role}.{allocation.axis}"] = allocation.widths_C.numpy()
+        reports[channel.address.link, channel.address.role] = _report_of(channel, channel.last_bits)
+        if (allocation := channel.last_allocation) is not None:
+            arrays[f"{place}.{allocation.axis}"] = allocation.widths_C.numpy()
     arrays |= report_arrays(reports)
     write_file(_bits_path(run, step), lambda temporary: _save_npz(temporary, arrays))
 

@@ -1,13 +1,20 @@
-"""Which micro-batch a stage runs next: one pure function.
+"""What the stages held here run next: pure bookkeeping, tested on paper.
 
-The order is 1F1B: a stage runs as many forwards as there are stages behind it, then alternates
-one forward and one backward, so at most (stages behind it + 1) micro-batches are in flight. All
-processes compute the same global order and run the part of it that concerns their own stages, so
-two of them can never wait for each other while sends do not block.
+A stage runs a forward if one has been fed to it and it may have one more micro-batch in flight, else
+a backward if one has been fed to it. Where all stages are in one process and each may have as many
+in flight as there are stages from it to the end, that is 1F1B. Where stages are elsewhere each may
+have more: then a party with two stages (the U shape) runs whichever has its message, and the wire is
+never idle because one of them waits.
+
+Micro-batches pass each stage in their order, forward and backward, so sums of gradients, sequence
+numbers and the states of quantizers are the same whatever comes first. The oldest micro-batch in
+flight at a stage is the newest that is due behind it, so nobody waits for ever.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,36 +30,66 @@ class Action:
     micro_batch: int
 
 
-def one_forward_one_backward(num_stages: int, num_micro_batches: int) -> list[Action]:
-    """A global order of all actions in which everything comes after what it needs."""
-    pending = [_of_stage(s, num_stages, num_micro_batches) for s in range(num_stages)]
-    done: set[Action] = set()
-    order: list[Action] = []
-    while any(pending):
-        # One clock tick: every stage runs its next action if what it needs was done before.
-        tick = [queue[0] for queue in pending if queue and _is_ready(queue[0], num_stages, done)]
-        assert tick, "the schedule is stuck"
-        for action in tick:
-            pending[action.stage].pop(0)
-        done.update(tick)
-        order.extend(tick)
-    return order
+class Turns:
+    """One step, as the stages of one process see it.
 
+    Args:
+        held: stages of this process.
+        num_stages: of the whole model.
+        num_micro_batches: of the step.
+    """
 
-def _of_stage(stage: int, num_stages: int, num_micro_batches: int) -> list[Action]:
-    num_warmup = min(num_stages - 1 - stage, num_micro_batches)
-    actions = [Action("forward", stage, m) for m in range(num_warmup)]
-    for m in range(num_micro_batches - num_warmup):
-        actions += [Action("forward", stage, num_warmup + m), Action("backward", stage, m)]
-    actions += [
-        Action("backward", stage, m)
-        for m in range(num_micro_batches - num_warmup, num_micro_batches)
-    ]
-    return actions
+    def __init__(self, held: Sequence[int], num_stages: int, num_micro_batches: int) -> None:
+        self._held = sorted(held)
+        self._num_stages = num_stages
+        self._num_micro_batches = num_micro_batches
+        # While bytes travel, one more for each stage keeps everybody busy.
+        self._spare = 0 if len(held) == num_stages else num_stages
+        self._num_done: dict[tuple[Verb, int], int] = {
+            (verb, stage): 0 for verb in ("forward", "backward") for stage in held
+        }
 
+    @property
+    def are_over(self) -> bool:
+        """Whether every micro-batch has passed every stage, both ways."""
+        return all(number == self._num_micro_batches for number in self._num_done.values())
 
-def _is_ready(action: Action, num_stages: int, done: set[Action]) -> bool:
-    neighbour = action.stage - 1 if action.verb == "forward" else action.stage + 1
-    if not 0 <= neighbour < num_stages:
-        return True
-    return Action(action.verb, neighbour, action.micro_batch) in done
+    def ready(self, has_come: Callable[[Action], bool]) -> list[Action]:
+        """What can run now: one action at most for each stage, by stage.
+
+        Args:
+            has_come: whether the message of an action has come from another process.
+        """
+        found = []
+        for stage in self._held:
+            fed = (a for a in self._next_of(stage) if self._is_fed(a, has_come))
+            found += itertools.islice(fed, 1)
+        return found
+
+    def awaited(self) -> list[Action]:
+        """What could run if its message came from another process."""
+        candidates = (action for stage in self._held for action in self._next_of(stage))
+        return [a for a in candidates if not self._is_fed(a, lambda _: False)]
+
+    def done(self, action: Action) -> None:
+        """An action that was ready has been run."""
+        assert action.micro_batch == self._num_done[action.verb, action.stage]
+        self._num_done[action.verb, action.stage] += 1
+
+    def _next_of(self, stage: int) -> list[Action]:
+        forwards, backwards = self._num_done["forward", stage], self._num_done["backward", stage]
+        most = self._num_stages - stage + self._spare
+        found = []
+        if forwards < self._num_micro_batches and forwards - backwards < most:
+            found.append(Action("forward", stage, forwards))
+        if backwards < forwards:
+            found.append(Action("backward", stage, backwards))
+        return found
+
+    def _is_fed(self, action: Action, has_come: Callable[[Action], bool]) -> bool:
+        neighbour = action.stage - 1 if action.verb == "forward" else action.stage + 1
+        if not 0 <= neighbour < self._num_stages:
+            return True
+        if neighbour in self._held:
+            return self._num_done[action.verb, neighbour] > action.micro_batch
+        return has_come(action)

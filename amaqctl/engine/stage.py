@@ -2,7 +2,8 @@
 
 A stage knows its own layers, the links on its two sides and its optimizer. What it knows of a
 batch beyond its own part comes with the message: the last stage has labels, the first has tokens,
-the ones between have neither.
+the ones between have neither. In a process that has the data every stage knows the samples too, and
+holds what comes against them.
 
 Legend: B batch, T tokens, C channels, V vocabulary.
 """
@@ -29,6 +30,19 @@ from amaqctl.model.stage_model import StageModel
 from amaqctl.quantizer import TensorContext
 from amaqctl.tasks.batch import Batch
 from amaqctl.tasks.task import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Given:
+    """What of a micro-batch is known in this process without a message.
+
+    Args:
+        batch: all of it, where the data are.
+        labels_BT: where the last stage is; also without the data.
+    """
+
+    batch: Batch | None
+    labels_BT: Tensor | None
 
 
 @dataclass
@@ -77,11 +91,11 @@ class Stage:
         self._dropout = dropout
         self._in_flight: dict[int, _InFlight] = {}
 
-    def forward(self, part: Batch, context: TensorContext, num_loss_tokens: int) -> float | None:
+    def forward(self, given: Given, context: TensorContext, num_loss_tokens: int) -> float | None:
         """Run one training micro-batch forward.
 
         Args:
-            part: the micro-batch; tokens are read by the first stage, labels by the last.
+            given: the micro-batch; tokens are read by the first stage, labels by the last.
             context: step, micro-batch and samples; a later stage takes it from the message.
             num_loss_tokens: of the whole batch, the divisor of the summed token loss.
 
@@ -96,13 +110,17 @@ class Stage:
         leaf, allocation = None, None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
-            check_turn(received, context, part.input_ids_BT.shape)
+            known = given.labels_BT if given.batch is None else given.batch.input_ids_BT
+            shape_BT = None if known is None else known.shape
+            check_turn(received, context, shape_BT, knows_samples=given.batch is not None)
             leaf = received.value.requires_grad_()
             context, allocation = received.context, received.allocation
         with self._dropout.drawing(context.step, context.micro_batch):
-            output = self._run(part, leaf, context)
+            tokens = given.batch.input_ids_BT if given.batch and leaf is None else None
+            output = self._call(tokens, leaf, context, None)
         if self.outgoing is None:
-            loss = token_loss(output, part.labels_BT.to(output.device)) / num_loss_tokens
+            assert given.labels_BT is not None, "the last stage needs labels"
+            loss = token_loss(output, given.labels_BT.to(output.device)) / num_loss_tokens
             if not bool(loss.isfinite()):
                 raise DivergedError(
                     "the loss is not finite",
@@ -173,7 +191,12 @@ class Stage:
 
     @torch.no_grad()
     def evaluate(
-        self, input_ids_BT: Tensor | None, context: TensorContext, cache: Any
+        self,
+        input_ids_BT: Tensor | None,
+        context: TensorContext,
+        cache: Any,
+        *,
+        knows_samples: bool = True,
     ) -> Tensor | None:
         """Forward without training.
 
@@ -181,6 +204,7 @@ class Stage:
             input_ids_BT: tokens, for the first stage.
             context: for the first stage; a later one takes it from the message.
             cache: this stage's key-value cache, or None.
+            knows_samples: whether ``context`` has the samples of this forward.
 
         Returns:
             Logits (B, T, V) at the last stage, else None.
@@ -189,17 +213,13 @@ class Stage:
         hidden = None
         if self.incoming is not None:
             received = self.incoming.activations.receive()
-            check_turn(received, context)
+            check_turn(received, context, knows_samples=knows_samples)
             hidden, context = received.value, received.context
         output = self._call(input_ids_BT, hidden, context, cache)
         if self.outgoing is None:
             return output
         self.outgoing.activations.send(_without_padding(output, context), context)
         return None
-
-    def _run(self, part: Batch, hidden: Tensor | None, context: TensorContext) -> Tensor:
-        tokens = part.input_ids_BT if hidden is None else None
-        return self._call(tokens, hidden, context, None)
 
     def _call(
         self, tokens: Tensor | None, hidden: Tensor | None, context: TensorContext, cache: Any

@@ -236,6 +236,8 @@ class Trainer:
             "last_traffic": self._last_traffic.to_plain(),
             "identity": self._run.run.get("identity"),
         }
+        # The others first: a step that is saved here is saved everywhere.
+        self._engine.others.save(step)
         save_bits(self._run.path, step, self._engine.stages)
         self._run.sync_metrics()
         path = save_checkpoint(folder, step, self._contents, state)
@@ -250,13 +252,15 @@ class Trainer:
         """Keep the newest few and the one with the best evaluation."""
         names = good_checkpoints(folder)
         best = best_checkpoint(names, {k: m["loss"] for k, m in self._evaluations.items()})
-        for path in names[: -self._settings.keep_last]:
-            if path != best:
-                remove_folder(path)
+        dropped = [path for path in names[: -self._settings.keep_last] if path != best]
+        for path in dropped:
+            remove_folder(path)
+        self._engine.others.keep([step_of(path) for path in names if path not in dropped])
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         last_step = self._settings.max_steps
         self._drop_old(self._run.path / "checkpoints")  # a killed process may not have come to it
+        self._engine.others.end(last_step)
         save_outcome(self._run.path, last_step, self._contents)
         before, after = self._evaluations[0], self._evaluations[last_step]
         result = {

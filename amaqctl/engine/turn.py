@@ -10,20 +10,16 @@ from amaqctl.engine.link import Received
 from amaqctl.errors import WireError
 from amaqctl.quantizer import TensorContext
 
-_COMPARED = (
-    "step",
-    "total_steps",
-    "micro_batch",
-    "training",
-    "sample_ids",
-    "lengths",
-    "left_padded",
-    "first_position",
-)
+_OF_THE_TURN = ("step", "total_steps", "micro_batch", "training")
+_OF_THE_SAMPLES = ("sample_ids", "lengths", "left_padded", "first_position")
 
 
 def check_turn(
-    received: Received, own: TensorContext, shape_BT: Sequence[int] | None = None
+    received: Received,
+    own: TensorContext,
+    shape_BT: Sequence[int] | None = None,
+    *,
+    knows_samples: bool = True,
 ) -> None:
     """Refuse a message of another turn, or one whose context lies.
 
@@ -31,12 +27,13 @@ def check_turn(
         received: what came.
         own: the context that the stage itself would give it.
         shape_BT: batch rows and tokens, where the stage knows them.
+        knows_samples: whether ``own`` has the samples; without the data they come by message.
 
     Raises:
         WireError: naming the first thing that differs.
     """
     got = received.context
-    for what in _COMPARED:
+    for what in _OF_THE_TURN + (_OF_THE_SAMPLES if knows_samples else ()):
         if getattr(got, what) != getattr(own, what):
             raise WireError(
                 f"a message with {what} {getattr(got, what)} where {getattr(own, what)} was due",

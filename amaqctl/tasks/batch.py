@@ -80,7 +80,27 @@ def split_batch(batch: Batch, num_micro_batches: int) -> list[Batch]:
     Raises:
         InputError: more micro-batches than examples.
     """
-    size = len(batch.lengths)
+    return [
+        Batch(
+            batch.input_ids_BT[part],
+            batch.labels_BT[part],
+            batch.lengths[part],
+            batch.sample_ids[part],
+        )
+        for part in _parts(len(batch.lengths), num_micro_batches)
+    ]
+
+
+def split_rows(values_BT: Tensor, num_micro_batches: int) -> list[Tensor]:
+    """Cut the rows of a batch, of labels for one, as `split_batch` cuts it.
+
+    Raises:
+        InputError: more micro-batches than rows.
+    """
+    return [values_BT[part] for part in _parts(values_BT.shape[0], num_micro_batches)]
+
+
+def _parts(size: int, num_micro_batches: int) -> list[slice]:
     if not 1 <= num_micro_batches <= size:
         raise InputError(
             f"a batch of {size} cannot be cut into {num_micro_batches} micro-batches",
@@ -92,16 +112,8 @@ def split_batch(batch: Batch, num_micro_batches: int) -> list[Batch]:
     parts = []
     start = 0
     for index in range(num_micro_batches):
-        part = slice(start, start + small + (index < num_larger))
-        parts.append(
-            Batch(
-                batch.input_ids_BT[part],
-                batch.labels_BT[part],
-                batch.lengths[part],
-                batch.sample_ids[part],
-            )
-        )
-        start = part.stop
+        parts.append(slice(start, start + small + (index < num_larger)))
+        start = parts[-1].stop
     return parts
 
 
