@@ -14,6 +14,7 @@ from engine_parts import (
     FromAPeer,
     IdTokenizer,
     engine_of,
+    logits_of,
     pair_of,
     random_task,
 )
@@ -442,14 +443,14 @@ def test_clean_is_lossless_and_quantized_is_not(llama: ModelSource) -> None:
     lossless = engine_of(llama, [1, 3], transport=CountingTransport())
     batch = collate(random_task().train[:4], 0, 16)
     arguments: dict[str, Any] = {"step": 0, "lengths": batch.lengths}
-    expected = lossless.logits(batch.input_ids_BT, **arguments)
+    expected = logits_of(lossless, batch.input_ids_BT, **arguments)
     with quantized.boundary("clean"):
-        assert torch.equal(quantized.logits(batch.input_ids_BT, **arguments), expected)
-    noisy = quantized.logits(batch.input_ids_BT, **arguments)
+        assert torch.equal(logits_of(quantized, batch.input_ids_BT, **arguments), expected)
+    noisy = logits_of(quantized, batch.input_ids_BT, **arguments)
     assert not torch.equal(noisy, expected)
     with pytest.raises(RuntimeError, match="on purpose"), quantized.boundary("clean"):
         raise RuntimeError("on purpose")
-    assert torch.equal(quantized.logits(batch.input_ids_BT, **arguments), noisy)
+    assert torch.equal(logits_of(quantized, batch.input_ids_BT, **arguments), noisy)
 
 
 def test_boundaries_nest(llama: ModelSource) -> None:

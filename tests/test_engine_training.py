@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_parts import CountingTransport
+from engine_parts import CountingTransport, logits_of
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

@@ -109,7 +109,7 @@ class Evaluator:
         return metrics
 
     def _likelihood_look(self, step: int, examples: Sequence[Example]) -> Look:
-        """The loss, and for a task with choices the likeliest first label token after each prompt."""
+        """The loss, and for a task with choices the likeliest of them after each prompt."""
         choices = tuple(self._task.choice_token_ids)
         ends = tuple(example.prompt_length - 1 for example in examples) if choices else ()
         return Look(step, wants_loss=True, choices=choices, choice_positions=ends)

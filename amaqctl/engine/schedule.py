@@ -1,10 +1,10 @@
 """What the stages held here run next: pure bookkeeping, tested on paper.
 
-A stage runs a forward if one has been fed to it and it may have one more micro-batch in flight, else
-a backward if one has been fed to it. Where all stages are in one process and each may have as many
-in flight as there are stages from it to the end, that is 1F1B. Where stages are elsewhere each may
-have more: then a party with two stages (the U shape) runs whichever has its message, and the wire is
-never idle because one of them waits.
+A stage runs a forward if one has been fed to it and it may have one more micro-batch in flight,
+else a backward if one has been fed to it. Where all stages are in one process and each may have as
+many in flight as there are stages from it to the end, that is 1F1B. Where stages are elsewhere each
+may have more: then a party with two stages (the U shape) runs whichever has its message, and the
+wire is never idle because one of them waits.
 
 Micro-batches pass each stage in their order, forward and backward, so sums of gradients, sequence
 numbers and the states of quantizers are the same whatever comes first. The oldest micro-batch in
@@ -60,7 +60,7 @@ class Turns:
         Args:
             has_come: whether the message of an action has come from another process.
         """
-        found = []
+        found: list[Action] = []
         for stage in self._held:
             fed = (a for a in self._next_of(stage) if self._is_fed(a, has_come))
             found += itertools.islice(fed, 1)
@@ -79,7 +79,7 @@ class Turns:
     def _next_of(self, stage: int) -> list[Action]:
         forwards, backwards = self._num_done["forward", stage], self._num_done["backward", stage]
         most = self._num_stages - stage + self._spare
-        found = []
+        found: list[Action] = []
         if forwards < self._num_micro_batches and forwards - backwards < most:
             found.append(Action("forward", stage, forwards))
         if backwards < forwards:
