@@ -1,0 +1,40 @@
+"""How a party stands with one peer, told to whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ConnectionState(StrEnum):
+    """From `waiting` on; `held` goes back to `connected`, the last three are for good."""
+
+    waiting = "waiting"  # not there yet
+    connected = "connected"
+    held = "held"  # not heard of, within its lease
+    ended = "ended"  # both sides have said that they are done
+    lost = "lost"  # not heard of for longer than its lease, or started anew
+    failed = "failed"  # it told an error, broke the rules, or refused this party
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    """A change of state.
+
+    Args:
+        peer: its party's name.
+        state: what it is now.
+        text: one line for people.
+    """
+
+    peer: str
+    state: ConnectionState
+    text: str
+
+
+OnStatus = Callable[[PeerStatus], None]
+
+
+def unwatched(status: PeerStatus) -> None:
+    """Watch nothing."""

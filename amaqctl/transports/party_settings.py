@@ -1,0 +1,88 @@
+"""What belongs to one machine and so to no profile: who it is, where it listens, its certificates.
+
+The line is drawn at what both sides must have alike. A profile, which both have, says which
+transport carries the run and how patient it is (`Config` of the transport): a difference there
+would make one side give up while the other waits. Names, addresses, paths and the list of who may
+come are each side's own business; the holders of the stages stand here because they name parties,
+and the parties compare them before the first tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from amaqctl.certs.name import checked_name
+from amaqctl.transports.place import checked_place
+from amaqctl.transports.route import Route
+
+PartyName = Annotated[str, AfterValidator(checked_name)]
+PlaceText = Annotated[str, AfterValidator(checked_place)]
+
+
+class PartySettings(BaseModel):
+    """A machine's own settings for one session."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: PartyName = Field(description="This party's name, as in its certificate.")
+    holders: tuple[PartyName, ...] = Field(
+        min_length=1, description="The party that holds each stage, in the order of the stages."
+    )
+    listen: PlaceText | None = Field(
+        None, description="HOST:PORT at which peers are awaited; null where all are dialled."
+    )
+    connect: dict[PartyName, PlaceText] = Field(
+        default_factory=dict, description="HOST:PORT of every peer that this party dials."
+    )
+    certificates: Path | None = Field(
+        None, description="Folder with ca.crt, NAME.crt and NAME.key (amaqctl certs)."
+    )
+    allowed: tuple[PartyName, ...] = Field(
+        (), description="Parties that may dial in; empty means the other holders."
+    )
+
+    @property
+    def route(self) -> Route:
+        """Who holds what, as this party sees it.
+
+        Raises:
+            InputError: this party holds no stage.
+        """
+        return Route(self.holders, self.name)
+
+    @property
+    def may_dial_in(self) -> frozenset[str]:
+        """Names that are let in."""
+        return frozenset(self.allowed or self.holders) - {self.name}
+
+
+@dataclass(frozen=True)
+class TrafficLimits:
+    """What one peer may make this process hold.
+
+    Args:
+        max_message_bytes: the session's longest legal message. Before the parties have agreed
+            that is the longest greeting.
+        max_queued_messages: most messages of a peer that may lie unread: those in flight at all
+            addresses between the two, which the micro-batches of a step bound.
+    """
+
+    max_message_bytes: int = 2**20
+    max_queued_messages: int = 16
+
+    @property
+    def queue_bytes(self) -> int:
+        """Most bytes of a peer that wait to be received, and most that wait to be acknowledged.
+
+        It is ``max_message_bytes`` · ``max_queued_messages``; each message counts as its length
+        and `MESSAGE_OVERHEAD_BYTES`, so that very short ones are bounded too.
+        """
+        return (self.max_message_bytes + MESSAGE_OVERHEAD_BYTES) * self.max_queued_messages
+
+
+# What a queued byte string takes beside its bytes, generously.
+MESSAGE_OVERHEAD_BYTES = 256
