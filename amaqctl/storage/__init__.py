@@ -22,6 +22,7 @@ from amaqctl.storage.writing import (
     write_file,
     write_folder,
     write_json,
+    write_secret,
     write_text,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "write_file",
     "write_folder",
     "write_json",
+    "write_secret",
     "write_text",
 ]

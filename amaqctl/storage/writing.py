@@ -65,13 +65,17 @@ def write_json(path: Path, document: Any, *, replace: bool = True) -> None:
     write_text(path, text, replace=replace)
 
 
-def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
+def write_folder(
+    folder: Path, write: Callable[[Path], None], *, replace: bool = False, secret: str | None = None
+) -> None:
     """Let ``write`` fill a new folder, flush all of it, and put it in place.
 
     Args:
         write: given the empty folder to fill.
         replace: whether a folder that stands there is replaced; an empty one always is. A kill
             between the two moves that this takes leaves neither.
+        secret: suffix of the files that their owner alone may read, whatever the umask; ``write``
+            makes them so from the start (`write_secret`).
 
     Raises:
         AlreadyThere: ``folder`` holds something, or is a file, and ``replace`` is False.
@@ -82,10 +86,21 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
         made.mkdir()
         write(made)
         for path in sorted(made.rglob("*"), reverse=True):
-            _settle(path, place)
+            if secret is None or path.suffix != secret:
+                _settle(path, place)
+            else:
+                sync(path)
         sync(made)
         _put_folder(made, folder, place / "old" if replace else None)
         sync(folder.parent)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Make a new file that nobody else may read at any moment, in a folder that is being made."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(handle, "wb") as file:
+        os.fchmod(handle, 0o600)
+        file.write(data)
 
 
 def remove_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,3 +40,26 @@ OnStatus = Callable[[PeerStatus], None]
 
 def unwatched(status: PeerStatus) -> None:
     """Watch nothing."""
+
+
+class Announcer:
+    """Tells changes one at a time, in their order, after the lock under which they were made.
+
+    Args:
+        on_status: gets them; it may call back into what it is told of.
+    """
+
+    def __init__(self, on_status: OnStatus) -> None:
+        self._on_status = on_status
+        self._untold: deque[PeerStatus] = deque()
+        self._lock = threading.RLock()
+
+    def add(self, status: PeerStatus) -> None:
+        """Remember a change; the next `tell` tells it."""
+        self._untold.append(status)
+
+    def tell(self) -> None:
+        """Tell what is untold; to be called without a lock."""
+        with self._lock:
+            while self._untold:
+                self._on_status(self._untold.popleft())

@@ -41,6 +41,7 @@ class Mailbox:
         self._queues: dict[Address, deque[bytes]] = defaultdict(deque)
         self._held_bytes: Counter[str] = Counter()
         self._failure: AmaqError | None = None
+        self._ended: dict[str, AmaqError] = {}
 
     @property
     def failure(self) -> AmaqError | None:
@@ -75,6 +76,12 @@ class Mailbox:
         """End every wait, now and later, with ``error``; the first one given stays."""
         with self.bell:
             self._failure = self._failure or error
+            self.bell.notify_all()
+
+    def end(self, peer: str, error: AmaqError) -> None:
+        """End, with ``error``, the waits that only ``peer`` could answer: it left in order."""
+        with self.bell:
+            self._ended.setdefault(peer, error)
             self.bell.notify_all()
 
     def has(self, address: Address) -> bool:
@@ -113,13 +120,19 @@ class Mailbox:
                 for address in addresses:
                     if self._queues[address]:
                         return address
-                if self._failure is not None:
-                    raise self._failure
+                self._raise_if_over(addresses)
                 left = end - time.monotonic()
                 if left <= 0:
                     where = ", ".join(map(str, addresses))
                     raise TransportError(f"nothing came in {longest:g} s", where=where)
                 self.bell.wait(left)
+
+    def _raise_if_over(self, addresses: Sequence[Address]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        senders = {self.route.ends(address)[0] for address in addresses}
+        if senders <= self._ended.keys():
+            raise self._ended[min(senders)]
 
 
 def _weight(data: bytes) -> int:
