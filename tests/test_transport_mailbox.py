@@ -115,7 +115,8 @@ class _Recorded:
         self.told.append((address, data))
 
     def abort(self, text):
-        self.told.append(text)
+        if text not in self.told:
+            self.told.append(text)
 
     def close(self):
         self.told.append("close")

@@ -58,6 +58,7 @@ class Dialler:
         self._id = secrets.token_bytes(_SESSION_BYTES)
         self._was_connected = False
         self._is_told = False
+        self._call: _Call | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amaqctl-dial", daemon=True)
         self._thread.start()
@@ -65,6 +66,9 @@ class Dialler:
     def stop(self) -> None:
         """Dial no more; to be called when the session is over."""
         self._is_over.set()
+        self._thread.join(_JOIN_SECONDS)
+        if self._call is not None:  # the other side does not close its end of the stream
+            self._call.cancel()
         self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
@@ -83,6 +87,7 @@ class Dialler:
             str(self._place), dial_credentials(self._own), dial_options(self._session.peer)
         )
         call: _Call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(outgoing)
+        self._call = call
         deadline = threading.Timer(_CONNECT_SECONDS, call.cancel)
         deadline.daemon = True
         deadline.start()
@@ -103,6 +108,7 @@ class Dialler:
         finally:
             deadline.cancel()
             self._session.broke(connection, why)
+            self._call = None
             channel.close()
         return is_open
 

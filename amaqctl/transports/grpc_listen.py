@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from typing import NoReturn, Protocol
+from typing import NoReturn, ParamSpec, Protocol, TypeVar
 
 import grpc
 
@@ -23,6 +23,9 @@ from amaqctl.transports.session import Session
 _OPENING_SECONDS = 5.0  # for the first frame of a stream
 _STREAMS_A_PEER = 3  # the one in use, the one before it, and one that tries
 _STOP_SECONDS = 2.0
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class _Context(Protocol):
@@ -64,7 +67,7 @@ class Listener:
         self._lock = threading.Lock()
         num_streams = _STREAMS_A_PEER * max(len(allowed), 1)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(num_streams, thread_name_prefix="amaqctl-stream"),
+            _DaemonThreads(),
             options=listen_options(),
             maximum_concurrent_rpcs=num_streams,
         )
@@ -132,12 +135,37 @@ class Listener:
             session.lose("has started anew")
             text = f"{self._name} is still busy with a session of an earlier {opening.name}"
             context.abort(grpc.StatusCode.ABORTED, text)
+        if session.is_over and not session.wants_connection and session.state != "ended":
+            text = f"{self._name} has given this session up: {opening.name} {session.state}"
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
         connection, num_received = session.reserve()
         try:
             session.begin(connection, opening.num_received)
         except WireError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return session, connection, num_received
+
+
+class _DaemonThreads(futures.Executor):
+    """A thread a stream, none of which keeps a process alive that has nothing else to do.
+
+    Those of a pool would: the interpreter waits for them before its main thread counts as ended.
+    """
+
+    def submit(
+        self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
+    ) -> futures.Future[Result]:
+        """Run it at once."""
+        future: futures.Future[Result] = futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="amaqctl-stream", daemon=True).start()
+        return future
 
 
 class _Reader:

@@ -25,7 +25,7 @@ class Peer(Protocol):
         """
 
     def abort(self, text: str) -> None:
-        """Tell the peer that this party failed and why; nothing is sent afterwards."""
+        """Tell the peer that this party failed and why; nothing is sent afterwards, this neither."""
 
     def close(self) -> None:
         """Say that all is sent, and wait, never long, until both sides know it of each other."""
@@ -47,7 +47,10 @@ class RoutedTransport:
         self._is_over = False
 
     def allow(self, limits: TrafficLimits) -> None:
-        """From now on expect messages of these sizes: what the parties agreed on."""
+        """From now on expect messages of these sizes: what the parties agreed on.
+
+        A party that learns the sizes from its peer calls this before it answers.
+        """
         self.mailbox.limits = limits
 
     def send(self, address: Address, data: bytes) -> None:
@@ -97,7 +100,7 @@ class RoutedTransport:
         return self.mailbox.wait_any(addresses, timeout_seconds)
 
     def fail(self, error: AmaqError) -> None:
-        """End every wait of this process with ``error``; the peers are told nothing."""
+        """End every wait of this process with ``error``; the peers hear of it by `close`."""
         self.mailbox.fail(error)
 
     def abort(self, error: AmaqError) -> None:
@@ -112,11 +115,15 @@ class RoutedTransport:
     def close(self) -> None:
         """End the session, or what is left of it; never hangs, and what was sent is not lost.
 
-        Never raises, and does nothing the second time.
+        After a failure the peers are told that instead of an end. Never raises, and does nothing
+        the second time.
         """
         if self._is_over:
             return
         self._is_over = True
+        failure = self.mailbox.failure
+        for peer in self._peers.values() if failure is not None else ():
+            peer.abort(str(failure))
         for peer in self._peers.values():
             peer.close()
         self._release()

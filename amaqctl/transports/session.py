@@ -101,12 +101,9 @@ class Session:
         self._announcer.tell()
 
     def close(self) -> None:
-        """Say END and wait until the peer has, and knows that we have; at most the lease.
-
-        After a failure: at most `_FAREWELL_SECONDS` for the last word to leave.
-        """
+        """Say END and wait until both sides have: at most the lease, after a failure 2 s."""
         with self._change:
-            if self.state is State.waiting:
+            if self.state is State.waiting and self._outgoing.is_empty:
                 self._become(State.ended, "did not come before this party left")
             elif not self.is_over:
                 self._outgoing.add(Kind.END)
@@ -161,6 +158,7 @@ class Session:
                     frame = self._outgoing.frame(self._position)
                     self._position += 1
                 elif self.is_over and not self._unreported_bytes:
+                    self._has_last_word = False
                     self._change.notify_all()
                     return
                 else:
@@ -194,8 +192,8 @@ class Session:
             if connection != self._connection:
                 return
             self._connection += 1
-            self._is_open = False
-            self._since = time.monotonic()
+            if self._is_open:  # or the lease would begin anew with every attempt
+                self._is_open, self._since = False, time.monotonic()
             if self._is_said():
                 self._become(State.ended, "has ended the session")
             elif self.state is State.connected:
@@ -238,7 +236,8 @@ class Session:
             self._since += forgiven_seconds
             quiet = time.monotonic() - self._since
             is_silent = self._is_open and quiet > self.patience.silence_seconds
-            is_lost = self.state is State.held and quiet > self.patience.lease_seconds
+            is_cut_off = not self._is_open and self.state in (State.connected, State.held)
+            is_lost = is_cut_off and quiet > self.patience.lease_seconds
             connection = self._connection
         if is_silent:
             self.broke(connection, f"silent for {quiet:.1f} s")
