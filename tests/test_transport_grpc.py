@@ -6,10 +6,6 @@ import threading
 import time
 
 import pytest
-
-pytest.importorskip("grpc")
-pytest.importorskip("cryptography")
-
 from transport_parts import (
     BACK,
     ORDER,

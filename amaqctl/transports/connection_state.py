@@ -1,4 +1,17 @@
-"""How a party stands with one peer, told to whoever watches."""
+"""How a party stands with one peer, told to whoever watches.
+
+==========  =======================================================  ==========
+state       what happens                                             next state
+==========  =======================================================  ==========
+waiting     a connection opens                                       connected
+connected   the connection breaks, or is silent for too long         held
+held        a connection opens                                       connected
+held        the lease runs out, or the peer has started anew         lost
+connected   both sides have said END                                 ended
+held        the same, but for the receipt of our END                 ended
+any         an abort comes or goes; the peer breaks the rules        failed
+==========  =======================================================  ==========
+"""
 
 from __future__ import annotations
 
@@ -10,7 +23,7 @@ from enum import StrEnum
 
 
 class ConnectionState(StrEnum):
-    """From `waiting` on; `held` goes back to `connected`, the last three are for good."""
+    """From `waiting` on; `held` goes back to `connected`, the three after it stay."""
 
     waiting = "waiting"  # not there yet
     connected = "connected"
@@ -18,6 +31,7 @@ class ConnectionState(StrEnum):
     ended = "ended"  # both sides have said that they are done
     lost = "lost"  # not heard of for longer than its lease, or started anew
     failed = "failed"  # it told an error, broke the rules, or refused this party
+    refused = "refused"  # of somebody who was turned away; no session's state
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0  # for a stream to open; a stopped peer would be waited for much longer
 _JOIN_SECONDS = 2.0
+_TIMES_UNTIL_BELIEVED = 3
 
 # What a listener answers when it will never let this stream in.
 _REFUSALS = (
@@ -58,6 +59,7 @@ class Dialler:
         self._id = secrets.token_bytes(_SESSION_BYTES)
         self._was_connected = False
         self._is_told = False
+        self._num_likely = 0
         self._call: _Call | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amaqctl-dial", daemon=True)
@@ -145,9 +147,10 @@ class Dialler:
         fault, text = Fault.absent, details
         if code is not grpc.StatusCode.ABORTED:
             fault, text = explain(self._place, self._own, self._session.peer)
-        if fault is Fault.final:
+        self._num_likely = self._num_likely + 1 if fault is Fault.likely else 0
+        if fault is Fault.final or self._num_likely == _TIMES_UNTIL_BELIEVED:
             self._session.lose(text, "PEER-REFUSED")
-        elif not self._is_told:
+        elif not self._is_told and fault is not Fault.likely:
             self._is_told = True
             self._session.note(f"{text or details}; trying again until it is there")
 

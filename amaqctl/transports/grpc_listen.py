@@ -15,6 +15,12 @@ import grpc
 
 from amaqctl.certs.folder import Credentials
 from amaqctl.errors import InputError, WireError
+from amaqctl.transports.connection_state import (
+    Announcer,
+    ConnectionState,
+    OnStatus,
+    PeerStatus,
+)
 from amaqctl.transports.frames import Opening
 from amaqctl.transports.grpc_channel import METHOD, SERVICE, listen_credentials, listen_options
 from amaqctl.transports.place import Place
@@ -23,6 +29,7 @@ from amaqctl.transports.session import Session
 _OPENING_SECONDS = 5.0  # for the first frame of a stream
 _STREAMS_A_PEER = 3  # the one in use, the one before it, and one that tries
 _STOP_SECONDS = 2.0
+_MOST_TOLD = 100  # lines about strangers
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -45,6 +52,7 @@ class Listener:
         name: of this party.
         allowed: names that may come; anybody else is turned away before a frame is read.
         sessions: of those, by name, that are awaited now.
+        on_status: told who was turned away, the same only once.
 
     Raises:
         InputError: the place is in use, or not this machine's.
@@ -59,11 +67,14 @@ class Listener:
         own: Credentials,
         allowed: frozenset[str],
         sessions: Mapping[str, Session],
+        on_status: OnStatus,
     ) -> None:
         self._name = own.name
         self._allowed = allowed
         self._sessions = dict(sessions)
         self._ids: dict[str, bytes] = {}
+        self._announcer = Announcer(on_status)
+        self._turned_away: set[str] = set()
         self._lock = threading.Lock()
         num_streams = _STREAMS_A_PEER * max(len(allowed), 1)
         self._server = grpc.server(
@@ -94,7 +105,8 @@ class Listener:
     def _stream(self, requests: Iterator[bytes], context: _Context) -> Iterator[bytes]:
         names = _names(context)
         if not names & self._allowed:
-            context.abort(
+            self._turn_away(
+                context,
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"{_listed(names)} is not on the list of those that {self._name} lets in",
             )
@@ -109,9 +121,10 @@ class Listener:
         try:
             opening = Opening.from_bytes(reader.first(_OPENING_SECONDS))
         except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            self._turn_away(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if opening.name not in names & self._allowed:
-            context.abort(
+            self._turn_away(
+                context,
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"it says that it is another party than its certificate does, {_listed(names)}",
             )
@@ -122,7 +135,7 @@ class Listener:
         session = self._sessions.get(opening.name)
         if session is None:
             text = f"{self._name} does not await {opening.name} now"
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
+            self._turn_away(context, grpc.StatusCode.PERMISSION_DENIED, text)
         with self._lock:
             known = self._ids.get(opening.name)
             if known is None and not opening.resumes:
@@ -130,20 +143,29 @@ class Listener:
         is_known = known == opening.session
         if opening.resumes and not is_known:
             text = f"{self._name} has started anew and knows nothing of this session"
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
+            self._turn_away(context, grpc.StatusCode.FAILED_PRECONDITION, text)
         if not is_known:
             session.lose("has started anew")
             text = f"{self._name} is still busy with a session of an earlier {opening.name}"
-            context.abort(grpc.StatusCode.ABORTED, text)
+            self._turn_away(context, grpc.StatusCode.ABORTED, text)
         if session.is_over and not session.wants_connection and session.state != "ended":
             text = f"{self._name} has given this session up: {opening.name} {session.state}"
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
+            self._turn_away(context, grpc.StatusCode.FAILED_PRECONDITION, text)
         connection, num_received = session.reserve()
         try:
             session.begin(connection, opening.num_received)
         except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            self._turn_away(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return session, connection, num_received
+
+    def _turn_away(self, context: _Context, code: grpc.StatusCode, why: str) -> NoReturn:
+        who = ", ".join(sorted(_names(context))) or "somebody"
+        told = f"{who}: {why}"
+        if told not in self._turned_away and len(self._turned_away) < _MOST_TOLD:
+            self._turned_away.add(told)
+            self._announcer.add(PeerStatus(who, ConnectionState.refused, why))
+            self._announcer.tell()
+        context.abort(code, why)
 
 
 class _DaemonThreads(futures.Executor):

@@ -60,9 +60,11 @@ class GrpcTransport(RoutedTransport):
             peer: Session(peer, mailbox, config.patience, on_status) for peer in party.route.peers
         }
         super().__init__(mailbox, sessions)
-        self._connect(party, sessions)
+        self._connect(party, sessions, on_status)
 
-    def _connect(self, party: PartySettings, sessions: dict[str, Session]) -> None:
+    def _connect(
+        self, party: PartySettings, sessions: dict[str, Session], on_status: OnStatus
+    ) -> None:
         from amaqctl.transports.grpc_dial import Dialler
         from amaqctl.transports.grpc_listen import Listener
 
@@ -71,7 +73,9 @@ class GrpcTransport(RoutedTransport):
         _check_reachable(party, tuple(awaited))
         self._listener = None
         if party.listen is not None:
-            self._listener = Listener(parse_place(party.listen), own, party.may_dial_in, awaited)
+            self._listener = Listener(
+                parse_place(party.listen), own, party.may_dial_in, awaited, on_status
+            )
         self._diallers = [
             Dialler(parse_place(party.connect[peer]), own, session)
             for peer, session in sessions.items()

@@ -23,24 +23,10 @@ _SECONDS = 5.0
 class Fault(Enum):
     """Whether waiting can help."""
 
-    absent = "absent"
+    absent = "absent"  # nobody is there yet
+    likely = "likely"  # final, unless the network had a bad moment
     final = "final"
-    unknown = "unknown"
-
-
-# What TLS says of a peer's choice, by the words of OpenSSL (alerts of RFC 8446, section 6.2).
-_ALERTS = {
-    "CERTIFICATE_REQUIRED": "wants a certificate of this party",
-    "UNKNOWN_CA": "does not trust the authority of this party's certificate",
-    "CERTIFICATE_EXPIRED": "says that this party's certificate has expired",
-    "BAD_CERTIFICATE": "does not take this party's certificate",
-    "CERTIFICATE_UNKNOWN": "does not take this party's certificate",
-    "DECRYPT_ERROR": "does not take this party's certificate",
-    "HANDSHAKE_FAILURE": "finds no way of TLS that both ends know",
-    "WRONG_VERSION_NUMBER": "speaks no TLS",
-    "RECORD_LAYER_FAILURE": "speaks no TLS",
-    "HTTP_REQUEST": "speaks no TLS",
-}
+    unknown = "unknown"  # the handshake goes well
 
 
 def explain(place: Place, own: Credentials, peer: str) -> tuple[Fault, str]:
@@ -63,19 +49,21 @@ def _handshake(
     with _files(own) as (certificate, key):
         context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2"])
+    not_taken = f"{place} does not take this party's certificate: another authority, or expired"
     try:
         with context.wrap_socket(connection, server_hostname=peer) as wrapped:
-            # From TLS 1.3 on the other side judges a certificate after this side is through.
-            wrapped.recv(1)
-            return Fault.unknown, ""
+            # From TLS 1.3 on the other side judges a certificate after this side is through, and
+            # gRPC closes without a word. It speaks first where it is content.
+            is_content = bool(wrapped.recv(1))
+            return (Fault.unknown, "") if is_content else (Fault.likely, not_taken)
     except ssl.SSLCertVerificationError as error:
         return Fault.final, f"certificate of {place} not taken: {error.verify_message}"
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return Fault.likely, not_taken
     except ssl.SSLError as error:
-        word = (error.reason or "").upper()
-        found = [text for key, text in _ALERTS.items() if key in word]
-        return Fault.final, f"{place} {found[0] if found else f'fails in TLS: {error.reason}'}"
-    except ConnectionResetError:
-        return Fault.unknown, f"{place} closes the connection during TLS"
+        words = (error.reason or "unknown reason").replace("_", " ").lower()
+        is_foreign = "wrong version" in words or "record layer" in words
+        return Fault.final, f"{place} " + ("speaks no TLS" if is_foreign else f"ends TLS: {words}")
     except OSError as error:
         return Fault.absent, f"{place} does not answer: {error.strerror or error}"
 

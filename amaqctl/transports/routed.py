@@ -25,7 +25,7 @@ class Peer(Protocol):
         """
 
     def abort(self, text: str) -> None:
-        """Tell the peer that this party failed and why; nothing is sent afterwards, this neither."""
+        """Tell the peer, once, that this party failed and why; nothing is sent afterwards."""
 
     def close(self) -> None:
         """Say that all is sent, and wait, never long, until both sides know it of each other."""

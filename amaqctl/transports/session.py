@@ -2,18 +2,7 @@
 
 Frames are kept until the peer says that it has them, and sent again over the next connection. A
 connection is a number here; whoever carries frames asks with it, and hears when it is superseded.
-
-==========  =======================================================  ==========
-state       what happens                                             next state
-==========  =======================================================  ==========
-waiting     a connection opens                                       connected
-connected   the connection breaks, or is silent for too long         held
-held        a connection opens                                       connected
-held        the lease runs out, or the peer has started anew         lost
-connected   both sides have said END                                 ended
-held        the same, but for the receipt of our END                 ended
-any         an abort comes or goes; the peer breaks the rules        failed
-==========  =======================================================  ==========
+The states are those of `connection_state`.
 """
 
 from __future__ import annotations
@@ -31,7 +20,6 @@ from amaqctl.transports.patience import Patience
 from amaqctl.transports.transport import Address
 
 State = ConnectionState
-_FINAL = (State.ended, State.lost, State.failed)
 _FAREWELL_SECONDS = 2.0  # for a last word to a peer after a failure
 _BEAT = Frame(Kind.BEAT)
 
@@ -44,16 +32,24 @@ class Session:
         mailbox: gets what it sends, and its failure.
         patience: of this party.
         on_status: told every change of state, one at a time; it may call back.
+        has_one_connection: no other will ever be made, so that silence does not end it.
     """
 
     def __init__(
-        self, peer: str, mailbox: Mailbox, patience: Patience, on_status: OnStatus
+        self,
+        peer: str,
+        mailbox: Mailbox,
+        patience: Patience,
+        on_status: OnStatus,
+        *,
+        has_one_connection: bool = False,
     ) -> None:
         self.peer = peer
         self.patience = patience
         self.state = State.waiting
         self._mailbox = mailbox
         self._announcer = Announcer(on_status)
+        self._has_one_connection = has_one_connection
         self._change = threading.Condition()
         self._outgoing = Outgoing()
         self._incoming = Incoming(lambda: mailbox.limits.max_message_bytes)
@@ -67,7 +63,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Whether the state is one that stays."""
-        return self.state in _FINAL
+        return self.state in (State.ended, State.lost, State.failed)
 
     @property
     def wants_connection(self) -> bool:
@@ -130,8 +126,7 @@ class Session:
     def begin(self, connection: int, num_received: int) -> None:
         """Open a reserved connection, at whose other end ``num_received`` frames have come.
 
-        Raises:
-            WireError: that cannot be.
+        Raises WireError where that cannot be.
         """
         with self._change:
             if connection != self._connection:
@@ -175,6 +170,8 @@ class Session:
             if connection != self._connection:
                 return False
             self._since = time.monotonic()
+            if self.state is State.held:
+                self._become(State.connected, "is back")
             if not self.is_over:
                 try:
                     self._take(Frame.from_bytes(data))
@@ -206,14 +203,16 @@ class Session:
         return connection == self._connection
 
     def wait_superseded(self, connection: int) -> None:
-        """Wait until this connection is broken or superseded."""
+        """Wait until it is broken or superseded."""
         with self._change:
             self._change.wait_for(lambda: connection != self._connection)
 
     def lose(self, why: str, error_id: str = "PEER-LOST") -> None:
         """Give the peer up: it will not come back to this session."""
         with self._change:
-            if not self.is_over:
+            if self._is_said():
+                self._become(State.ended, "has ended the session")
+            elif not self.is_over:
                 hint = "start it again: both sides go on from the newest checkpoint they share"
                 state = State.lost if error_id == "PEER-LOST" else State.failed
                 error = TransportError(why, where=self._place, hint=hint, error_id=error_id)
@@ -229,20 +228,23 @@ class Session:
     def look(self, forgiven_seconds: float) -> None:
         """Let time pass: to be called several times a second.
 
-        Args:
-            forgiven_seconds: during which this process itself did not run.
+        ``forgiven_seconds`` are those during which this process itself did not run.
         """
         with self._change:
             self._since += forgiven_seconds
             quiet = time.monotonic() - self._since
             is_silent = self._is_open and quiet > self.patience.silence_seconds
-            is_cut_off = not self._is_open and self.state in (State.connected, State.held)
-            is_lost = is_cut_off and quiet > self.patience.lease_seconds
-            connection = self._connection
-        if is_silent:
-            self.broke(connection, f"silent for {quiet:.1f} s")
-        elif is_lost:
+            is_held = self.state is State.held or not self._is_open
+            is_lost = is_held and self.state is not State.waiting
+            is_lost = is_lost and quiet > self.patience.lease_seconds
+            connection, why = self._connection, f"silent for {quiet:.1f} s"
+            if is_silent and self._has_one_connection and self.state is State.connected:
+                self._become(State.held, why)
+        if is_lost:
             self.lose(f"not heard of for its lease of {self.patience.lease_seconds:g} s")
+        elif is_silent and not self._has_one_connection:
+            self.broke(connection, why)
+        self._announcer.tell()
 
     @property
     def _place(self) -> str:

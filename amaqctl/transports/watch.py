@@ -18,7 +18,7 @@ class Watch:
 
     def __init__(self, sessions: Iterable[Session]) -> None:
         self._sessions = tuple(sessions)
-        self._interval = min(s.patience.silence_seconds for s in self._sessions) / 8
+        self._interval = min((s.patience.silence_seconds for s in self._sessions), default=1.0) / 8
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amaqctl-watch", daemon=True)
         self._thread.start()
