@@ -111,11 +111,11 @@ def test_parties_find_each_other_by_name_and_everything_comes_in_order(launch, i
 
 def test_three_parties_and_the_failure_of_one(launch):
     a = "me.send(Address(2, 'order'), b'go')\nfailing(lambda: me.receive(Address(2, 'reply')))\n"
-    b = "print(me.receive(THERE))\nfailing(lambda: me.receive(THERE))\n"
+    b = "print(me.receive(THERE))\nme.send(REPLY, b'now')\nfailing(lambda: me.receive(THERE))\n"
     c = "print(me.receive(Address(2, 'order')))\nme.abort(AmaqError('tired', where='stage 2'))\n"
     parties = [
         ("b", b + "me.close()"),
-        ("a", "me.send(THERE, b'first')\n" + a + "me.close()"),
+        ("a", "me.send(THERE, b'first')\nme.receive(REPLY)\n" + a + "me.close()"),
         ("c", c + "me.close()"),
     ]
     outputs = _outputs(launch(*parties, holders="a,b,c"))
@@ -125,6 +125,18 @@ def test_three_parties_and_the_failure_of_one(launch):
     assert outputs[0][1] == "b'first'"
     assert outputs[0][2].startswith("PEER-FAILED party ")
     assert outputs[0][2].endswith("failed: stage 2: tired")
+
+
+def test_a_program_that_ends_without_closing_fails_to_its_peer(launch):
+    outputs = _outputs(
+        launch(
+            ("client", "failing(lambda: me.receive(BACK))\nme.close()"),
+            ("server", "raise SystemExit(3)"),
+        ),
+        [0, 3],
+    )
+    words = "PEER-FAILED party server: failed: its program ended without closing the session"
+    assert outputs[0] == ["met", words]
 
 
 def test_a_killed_peer_is_lost_at_once(launch):

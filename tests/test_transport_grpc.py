@@ -283,14 +283,12 @@ def test_a_stopped_peer_is_held_and_comes_back(certificates, start_server):
     client.close()
 
 
-def test_a_process_whose_program_fails_gives_no_sign_of_life_and_ends(certificates, start_server):
+def test_a_program_that_ends_without_closing_fails_to_its_peer(certificates, start_server):
     process, port = start_server("server.receive(THERE)\nraise SystemExit(3)\n")
-    told = Told()
-    place = {"server": f"127.0.0.1:{port}"}
-    config = {"lease_seconds": 1.0}
-    client = grpc_party(certificates, "client", connect=place, told=told, config=config)
+    client = grpc_party(certificates, "client", connect={"server": f"127.0.0.1:{port}"})
     client.send(THERE, b"x")
-    with pytest.raises(TransportError, match="not heard of for its lease"):
+    words = "party server: failed: its program ended without closing the session"
+    with pytest.raises(TransportError, match=words):
         client.receive(BACK)
     assert process.wait(30) == 3
     client.close()

@@ -68,6 +68,7 @@ class DistributedTransport(RoutedTransport):
         ranks = meet(party, timeout, _WHERE)
         self._pairs = [GlooPair(session, ranks[peer]) for peer, session in sessions.items()]
         self._watch = Watch(sessions.values())
+        self._opened()
 
     def _release(self) -> None:
         import torch.distributed as dist

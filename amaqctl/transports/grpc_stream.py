@@ -83,6 +83,7 @@ class GrpcTransport(RoutedTransport):
         ]
         self._watch = Watch(sessions.values())
         _warn(party, sessions)
+        self._opened()
 
     @property
     def port(self) -> int | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -35,7 +36,7 @@ class RoutedTransport:
     """A transport of a session of several parties, each of them a process.
 
     Beside the two verbs of `Transport`: look and wait at many addresses, fail, abort, close.
-    A process that leaves without `close` is lost to its peers.
+    A program that ends without `close` fails to its peers; a killed one is lost to them.
     """
 
     is_local = False
@@ -121,12 +122,21 @@ class RoutedTransport:
         if self._is_over:
             return
         self._is_over = True
+        atexit.unregister(self._leave)
         failure = self.mailbox.failure
         for peer in self._peers.values() if failure is not None else ():
             peer.abort(str(failure))
         for peer in self._peers.values():
             peer.close()
         self._release()
+
+    def _opened(self) -> None:
+        """To be called by who has opened all that `_release` gives back."""
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        self.fail(TransportError("its program ended without closing the session"))
+        self.close()
 
     def _release(self) -> None:
         """Give back what the peers shared: ports, threads, process groups."""

@@ -146,8 +146,7 @@ class Session:
                 self._change.wait_for(
                     lambda: self._has_something(connection), self.patience.beat_seconds
                 )
-                # A process whose main thread has ended is going: no sign of life any more.
-                if connection != self._connection or not threading.main_thread().is_alive():
+                if connection != self._connection:
                     return
                 if self._position < self._outgoing.num_frames:
                     frame = self._outgoing.frame(self._position)
