@@ -15,7 +15,7 @@ HEAVY = ["torch", "transformers", "peft", "safetensors", "numpy", "pydantic", "r
 HEAVY += ["amaqctl.profile", "amaqctl.build", "amaqctl.quantizer"]
 COMMANDS = ["", "train", "eval", "compress-trace", "inspect-bits", "compare", "runs", "export"]
 COMMANDS += ["plugins", "doctor", "profile", "profile list", "profile show", "profile check"]
-COMMANDS += ["profile schema"]
+COMMANDS += ["profile schema", "certs", "certs init", "certs client", "certs show"]
 
 # The helps of all commands one after the other in one process: what one imports is not forgotten.
 PROGRAM = """

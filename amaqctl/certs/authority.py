@@ -43,8 +43,10 @@ def make_authority(folder: Path, server: str, hosts: Sequence[str], num_days: in
 
     Raises:
         AlreadyThere: something is in ``folder``.
+        InputError: the name is that of the authority.
         ResourceError: it cannot be written.
     """
+    _refuse_reserved(server)
     key, certificate = _new_authority()
     party = _issue(key, certificate, server, hosts, num_days)
 
@@ -73,8 +75,7 @@ def make_party(folder: Path, name: str, hosts: Sequence[str], num_days: int) -> 
         InputError: no authority is there, or it cannot be read.
         ResourceError: it cannot be written.
     """
-    if name == AUTHORITY:
-        raise InputError(f"'{AUTHORITY}' is the authority's own folder", hint="choose another name")
+    _refuse_reserved(name)
     key, certificate = _read_authority(folder)
     party = _issue(key, certificate, name, hosts, num_days)
     try:
@@ -85,6 +86,11 @@ def make_party(folder: Path, name: str, hosts: Sequence[str], num_days: int) -> 
             where=str(folder / name),
             hint="to renew the certificate, move this folder away first",
         ) from error
+
+
+def _refuse_reserved(name: str) -> None:
+    if name == AUTHORITY:
+        raise InputError(f"'{AUTHORITY}' is the authority's own folder", hint="choose another name")
 
 
 def _new_authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -7,6 +7,7 @@ of the report, not the end of it.
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,12 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="Load every plugin too; exit 8 on any fault.")
     ] = False,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificates", metavar="DIR", help="Look at a party's certificates there too."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -35,7 +42,7 @@ def doctor(
         from amaqctl import __version__
         from amaqctl.health.examination import examine
 
-        found = list(examine(session.stdout, strict, session.note))
+        found = list(examine(session.stdout, strict, session.note, certificates))
         faults = [finding for finding in found if finding.state == "fault"]
         data = {
             "amaqctl": __version__,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from amaqctl.cli import (
+    certs,
     compare,
     compress_trace,
     doctor,
@@ -41,6 +42,7 @@ app.command("runs", cls=Command)(list_runs.list_runs)
 app.command("export", cls=Command)(export.export)
 app.command("plugins", cls=Command)(plugins.plugins)
 app.add_typer(profiles.app, name="profile")
+app.add_typer(certs.app, name="certs")
 app.command("doctor", cls=Command)(doctor.doctor)
 
 

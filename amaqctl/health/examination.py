@@ -5,24 +5,35 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from amaqctl.errors import AmaqError, Interrupted
+from amaqctl.extras import networking
 from amaqctl.health import installation
 from amaqctl.health.installation import Finding, State
+
+if TYPE_CHECKING:
+    from amaqctl.certs.inspection import CertificateFacts
 
 _TINY = ["model.id=tiny", "model.dtype=float32", "split.cuts=[3]", "train.max_steps=2"]
 _TINY += ["train.batch_size=2", "train.max_length=64", "eval.max_examples=2", "eval.every=2"]
 
 
-def examine(stdout: TextIO, is_strict: bool, note: Callable[[str], None]) -> Iterator[Finding]:
+def examine(
+    stdout: TextIO,
+    is_strict: bool,
+    note: Callable[[str], None],
+    certificates: Path | None = None,
+) -> Iterator[Finding]:
     """Look at one part after the other.
 
     Args:
         stdout: the stream whose terminal is described.
         is_strict: whether every plugin is loaded too.
         note: told what takes long.
+        certificates: folder of a party's certificates, if they are to be looked at.
 
     Raises:
         Interrupted: a signal came during training.
@@ -35,6 +46,7 @@ def examine(stdout: TextIO, is_strict: bool, note: Callable[[str], None]) -> Ite
         "disk": lambda: installation.disk(Path("runs")),
         "terminal": lambda: installation.terminal(stdout),
         "plugins": lambda: installation.plugins(is_loading=is_strict),
+        "certificates": lambda: certificates_in(certificates),
         "training": two_steps,
     }
     for name, look in looks.items():
@@ -53,6 +65,26 @@ def _found(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     # A broken installation raises anything, from ImportError up; that is what is looked for here.
     except Exception as error:
         return [Finding(name, State.fault, f"{type(error).__name__}: {error}")]
+
+
+def certificates_in(folder: Path | None) -> list[Finding]:
+    """What each certificate of a folder is for and when it ends; nothing where none is asked."""
+    if folder is None:
+        return []
+    networking("cryptography", "doctor --certificates")
+    from amaqctl.certs.inspection import inspect_folder
+
+    return [_certificate(facts) for facts in inspect_folder(folder)]
+
+
+def _certificate(facts: CertificateFacts) -> Finding:
+    data = {"file": facts.path, "expires": facts.expires.isoformat(), "sha256": facts.fingerprint}
+    state = State.warning if facts.warnings else State.ok
+    if facts.expires < datetime.now(UTC):
+        state = State.fault
+    text = "; ".join(facts.warnings) or f"{facts.path} expires on {facts.expires:%Y-%m-%d}"
+    hint = "make a new one with `amaqctl certs`" if state is State.fault else None
+    return Finding(f"certificate {facts.name}", state, text, hint, data)
 
 
 def torch_build() -> list[Finding]:

@@ -23,7 +23,9 @@ _MARGIN_SECONDS = 60.0  # an operation of gloo's own must never run out before t
 
 
 class DistributedTransport(RoutedTransport):
-    """Waits, when made, until all processes of the launch are there.
+    """Within one cluster: torch.distributed (gloo) under torchrun. Nothing is encrypted.
+
+    It waits, when made, until all processes of the launch are there.
 
     Args:
         config: what both sides have in their profile.

@@ -22,7 +22,9 @@ _WHERE = "transport 'grpc'"
 
 
 class GrpcTransport(RoutedTransport):
-    """Connects when made, and waits for nobody: the first `receive` does.
+    """Between two organisations: one stream under mutual TLS, which outlives its connections.
+
+    It connects when made, and waits for nobody: the first `receive` does.
 
     Args:
         config: what both sides have in their profile.
