@@ -9,6 +9,7 @@ from fuzzing.campaign import KINDS, Ending, cases_of, run_kind, summary
 from fuzzing.runner import Case, Check, warm_up
 
 NUM_CASES = {"inputs": 20, "models": 12, "runs": 20, "traces": 20, "messages": 250}
+NUM_CASES |= {"sessions": 2500, "streams": 60}
 
 
 @pytest.mark.parametrize("kind", KINDS)

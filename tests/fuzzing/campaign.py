@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fuzzing.runner import MEBIBYTES, SECONDS, Case, Check, run_case, set_up, warm_up
 
-KINDS = ("inputs", "models", "runs", "traces", "messages")
+KINDS = ("inputs", "models", "runs", "traces", "messages", "sessions", "streams")
 
 
 @dataclass(frozen=True)
