@@ -228,6 +228,8 @@ class _Reader:
             for data in self._requests:
                 if not session.accept(connection, data):
                     return
+            if session.is_over:  # the other direction is still open for a last word
+                return
         except Exception:
             why = "the stream broke"
         session.broke(connection, why)
