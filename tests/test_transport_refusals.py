@@ -8,7 +8,7 @@ from concurrent import futures
 
 import grpc
 import pytest
-from transport_parts import BACK, THERE, Told, close_both, free_port, grpc_party
+from transport_parts import BACK, THERE, Relay, Told, close_both, free_port, grpc_party
 
 from amaqctl import extras
 from amaqctl.certs import inspection
@@ -165,6 +165,39 @@ def test_a_server_under_another_name(certificates):
     words = _refused(certificates, "ours", f"127.0.0.1:{server.port}")
     assert "Hostname mismatch, certificate is not valid for 'server'" in words
     server.close()
+
+
+def test_one_who_is_let_in_cannot_take_the_streams_of_another(certificates):
+    server = grpc_party(
+        certificates / "ours", "server", listen="127.0.0.1:0", allowed=("client", "eve")
+    )
+    relay = Relay(server.port)
+    told = Told()
+    place = {"server": f"127.0.0.1:{relay.port}"}
+    client = grpc_party(certificates / "ours", "client", connect=place, told=told)
+    client.send(THERE, b"one")
+    assert server.receive(THERE) == b"one"
+    credentials = grpc.ssl_channel_credentials(*_pem(certificates / "ours", "eve"))
+    options = [("grpc.ssl_target_name_override", "server")]
+    never = threading.Event()
+    with grpc.secure_channel(f"127.0.0.1:{server.port}", credentials, options) as channel:
+        stream = channel.stream_stream("/amaqctl.Party/Stream")
+        calls = [stream(iter(never.wait, True)) for _ in range(100)]
+        codes = []
+        for call in calls[-20:]:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            codes.append(caught.value.code().name)
+        relay.cut()
+        told.wait_for("held")
+        client.send(THERE, b"two")
+        assert server.receive(THERE) == b"two"
+        assert set(codes) <= {"ABORTED", "RESOURCE_EXHAUSTED"}
+        never.set()
+        for call in calls:
+            call.cancel()
+    close_both(client, server)
+    relay.stop()
 
 
 def _listening(answer):

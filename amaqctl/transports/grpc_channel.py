@@ -35,8 +35,16 @@ def dial_options(peer: str) -> list[tuple[str, int | str]]:
 
 
 def listen_options() -> list[tuple[str, int]]:
-    """Options of the end that listens; two processes must not share its port."""
-    return [*_FRAME_OPTIONS, ("grpc.so_reuseport", 0)]
+    """Options of the end that listens; two processes must not share its port.
+
+    gRPC's own signs of life are for dead connections only, whose streams would be kept for long.
+    """
+    return [
+        *_FRAME_OPTIONS,
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+    ]
 
 
 def dial_credentials(own: Credentials) -> grpc.ChannelCredentials:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import NoReturn, ParamSpec, Protocol, TypeVar
@@ -27,7 +28,8 @@ from amaqctl.transports.place import Place
 from amaqctl.transports.session import Session
 
 _OPENING_SECONDS = 5.0  # for the first frame of a stream
-_STREAMS_A_PEER = 3  # the one in use, the one before it, and one that tries
+_STREAMS_A_PEER = 16  # the one in use, and those on dead connections that gRPC has not missed yet
+_STREAMS_OF_STRANGERS = 16  # on their way to being turned away
 _STOP_SECONDS = 2.0
 _MOST_TOLD = 100  # lines about strangers
 
@@ -41,6 +43,8 @@ class _Context(Protocol):
     def auth_context(self) -> Mapping[str, list[bytes]]: ...
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn: ...
+
+    def add_callback(self, callback: Callable[[], None]) -> bool: ...
 
 
 class Listener:
@@ -76,7 +80,8 @@ class Listener:
         self._announcer = Announcer(on_status)
         self._turned_away: set[str] = set()
         self._lock = threading.Lock()
-        num_streams = _STREAMS_A_PEER * max(len(allowed), 1)
+        self._num_streams: Counter[frozenset[str]] = Counter()
+        num_streams = _STREAMS_A_PEER * len(allowed) + _STREAMS_OF_STRANGERS
         self._server = grpc.server(
             _DaemonThreads(),
             options=listen_options(),
@@ -110,12 +115,27 @@ class Listener:
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"{_listed(names)} is not on the list of those that {self._name} lets in",
             )
+        self._count(names, context)
         reader = _Reader(requests)
         opening = self._opening(reader, names, context)
         session, connection, num_received = self._attached(opening, context)
         reader.feed(session, connection)
         yield Opening(self._name, opening.session, num_received).to_bytes()
         yield from session.frames(connection)
+
+    def _count(self, names: frozenset[str], context: _Context) -> None:
+        """Let nobody take the streams of others."""
+
+        def uncount() -> None:
+            with self._lock:
+                self._num_streams[names] -= 1
+
+        with self._lock:
+            is_one_too_many = self._num_streams[names] >= _STREAMS_A_PEER
+            self._num_streams[names] += not is_one_too_many
+        if is_one_too_many or not context.add_callback(uncount):
+            text = f"{_listed(names)} has too many streams at once"
+            self._turn_away(context, grpc.StatusCode.ABORTED, text)
 
     def _opening(self, reader: _Reader, names: frozenset[str], context: _Context) -> Opening:
         try:
