@@ -61,6 +61,7 @@ TESTS = {
     "amaqctl/engine/schedule.py": "test_engine_schedule",
     "amaqctl/engine/checkpoint.py": "test_checkpoint* test_run_disk",
     "amaqctl/storage": "test_storage*",
+    "amaqctl/transports": "test_transport_session test_transport_mailbox test_transport_route",
 }
 
 

@@ -145,3 +145,42 @@ def test_verbs_over_the_mailbox():
         transport.send(Address(0, "activation"), b"x")
     with pytest.raises(TransportError, match="broken here"):
         transport.wait_any([BACK])
+
+
+def test_what_a_party_sends_itself_is_not_held_against_a_peer():
+    box = _mailbox(max_message_bytes=10, max_queued_messages=1)
+    for _ in range(50):
+        box.deliver("client", Address(2, "order"), bytes(10))
+    box.deliver("server", BACK, bytes(10))
+    assert box.has(BACK)
+
+
+def test_taking_makes_room_for_as_many_again():
+    box = _mailbox(max_message_bytes=1000, max_queued_messages=1)
+    for _ in range(50):
+        box.deliver("server", BACK, bytes(1000))
+        box.take(BACK)
+    box.deliver("server", BACK, bytes(1000))
+    with pytest.raises(TransportError, match="more than may lie unread"):
+        box.deliver("server", BACK, bytes(1))
+
+
+def test_a_peer_that_left_ends_the_waits_for_it_alone():
+    route = Route(("a", "b", "c"), "a")
+    box = Mailbox(route, TrafficLimits(), 0.05)
+    from_b, from_c = Address(1, "reply"), Address(2, "reply")
+    for text in ("b has ended", "b has ended twice"):
+        box.end("b", TransportError(text))
+    with pytest.raises(TransportError, match=r"^b has ended$"):
+        box.take(from_b, 20.0)
+    with pytest.raises(TransportError, match=r"nothing came in 0\.05 s"):
+        box.wait_any([from_b, from_c])
+    box.deliver("c", from_c, b"still here")
+    assert box.wait_any([from_b, from_c]) == from_c
+
+
+def test_a_wait_that_has_begun_ends_when_its_peer_leaves():
+    box = _mailbox()
+    threading.Timer(0.05, box.end, ("server", TransportError("it left"))).start()
+    with pytest.raises(TransportError, match="it left"):
+        box.take(BACK, 20.0)
