@@ -73,14 +73,18 @@ def placed(loaded: LoadedProfile, moved: Moved | None = None) -> LoadedProfile:
     return loaded.with_values(changes)
 
 
-def refuse_early(loaded: LoadedProfile) -> None:
+def refuse_early(loaded: LoadedProfile, *, has_data: bool = True) -> None:
     """Raise for the first thing that is wrong and can be told without torch.
+
+    Args:
+        has_data: whether this process reads the data that the profile names.
 
     Raises:
         ProfileError, PluginError, InputError: as building would.
     """
-    for _, error in faults(loaded):
-        raise error
+    for key, error in faults(loaded):
+        if has_data or not key.startswith("task."):
+            raise error
 
 
 def faults(loaded: LoadedProfile) -> Iterator[tuple[str, AmaqError]]:

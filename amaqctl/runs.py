@@ -14,6 +14,7 @@ from typing import Any
 
 from amaqctl.build import Built, build
 from amaqctl.build.connect import learning_rate
+from amaqctl.build.membership import Membership
 from amaqctl.build.provenance import (
     changed_base,
     changed_data,
@@ -47,10 +48,13 @@ def _warn_on_stderr(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
+def new_run(
+    built: Built, out: Path | None, name: str | None, session: str | None = None
+) -> RunFolder:
     """Make the run folder for what was built.
 
     Args:
+        session: by which several parties know the run.
         out: the folder itself, or None for one under ``output.root``.
         name: first part of its name instead of the profile's.
 
@@ -58,16 +62,29 @@ def new_run(built: Built, out: Path | None, name: str | None) -> RunFolder:
         InputError: the data do not fill a batch, or ``out`` is not free; nothing was made.
         ResourceError: it cannot be made.
     """
-    refuse_no_batch(len(built.task.train), built.loaded.profile.train.batch_size)
+    check_batches(built)
     loaded = built.loaded
     root = shown(loaded.profile.output.root)
-    facts = {**built.facts(), "identity": identity(built), "command": sys.argv}
+    of_parties = {} if session is None else {"session": session}
+    facts = {**built.facts(), **of_parties, "identity": identity(built), "command": sys.argv}
     profile = loaded.resolved_yaml()
     return RunFolder.create(name or loaded.name, root, out, profile, facts, environment())
 
 
+def check_batches(built: Built) -> None:
+    """Refuse data that do not fill one batch.
+
+    Raises:
+        InputError: so few are the examples.
+    """
+    refuse_no_batch(len(built.task.train), built.loaded.profile.train.batch_size)
+
+
 def resumed(
-    text: str, overrides: Sequence[str], warn: Callable[[str], None] = _warn_on_stderr
+    text: str,
+    overrides: Sequence[str],
+    warn: Callable[[str], None] = _warn_on_stderr,
+    membership: Membership | None = None,
 ) -> tuple[Built, RunFolder, Path | None]:
     """Build a stopped run again, to go on from its newest checkpoint.
 
@@ -78,6 +95,7 @@ def resumed(
         text: the run, as typed, or one of its checkpoints (``RUN/checkpoints/step-000050``).
         overrides: changes of the profile (`train.max_steps` only).
         warn: told of what does not stand in the way but may change results.
+        membership: of the leader, where there are several parties.
 
     Returns:
         What was built, the run, and the checkpoint; None where the run was killed before its
@@ -96,7 +114,7 @@ def resumed(
         if checkpoint is not None and fault_of(checkpoint) is not None:
             raise _refused(run, checkpoint, f"is torn: {fault_of(checkpoint)}", None)
         with _origins_told(run):
-            built = build(profile_of(run, overrides))
+            built = build(profile_of(run, overrides), membership=membership)
         _check_same(run, checkpoint, built)
         refuse_complete(run, checkpoint, built.loaded.profile.train.max_steps)
         if wanted is None and (gone := missing_newest(run, checkpoint)) is not None:

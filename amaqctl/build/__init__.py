@@ -6,13 +6,12 @@ checked before data is read, and data before weights are loaded.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from amaqctl.build.connect import LENGTH_MULTIPLE, connect, device, learning_rate, num_positions
+from amaqctl.build.assembly import Base, assemble, base_of
+from amaqctl.build.connect import LENGTH_MULTIPLE, data_facts, learning_rate, num_positions
+from amaqctl.build.membership import Membership
 from amaqctl.build.parts import Parts, resolve_parts
 from amaqctl.build.strangers import make_task
 from amaqctl.engine.checkpoint import CheckpointContents
@@ -20,19 +19,11 @@ from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.trainer import Reporter, Trainer, TrainSettings
-from amaqctl.errors import InputError
-from amaqctl.model.configuration import load_config, num_layers
-from amaqctl.model.cut import StageRange, stage_ranges
 from amaqctl.model.folder import folder_warnings
-from amaqctl.model.loading import load_stage
-from amaqctl.model.lora import attach_lora
-from amaqctl.model.lora_settings import LoraSettings
-from amaqctl.model.source import ModelSource, resolve_source
-from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing
+from amaqctl.model.source import ModelSource
 from amaqctl.model.tokenizer import check_tokens, load_tokenizer, pad_token_id
-from amaqctl.preflight import Part, placed
+from amaqctl.preflight import Part
 from amaqctl.profile import LoadedProfile, profile_error
-from amaqctl.quantizer import DTYPES
 from amaqctl.tasks.task import Task
 
 __all__ = ["Built", "Part", "Parts", "build", "load_task", "resolve_parts"]
@@ -43,12 +34,12 @@ class Built:
     """Everything a command needs to run a profile.
 
     Args:
+        base: profile, parts and model.
         pad_token_id: fills up rows; masked everywhere.
         warnings: what the user should know and what stands in no one's way, one sentence each.
     """
 
-    loaded: LoadedProfile
-    source: ModelSource
+    base: Base
     tokenizer: Any
     pad_token_id: int
     warnings: tuple[str, ...]
@@ -56,6 +47,16 @@ class Built:
     engine: Engine
     evaluator: Evaluator
     contents: CheckpointContents
+
+    @property
+    def loaded(self) -> LoadedProfile:
+        """The profile, with every path absolute."""
+        return self.base.loaded
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the model comes from."""
+        return self.base.source
 
     def trainer(self, run: RunFolder, reporter: Reporter) -> Trainer:
         """The loop, writing into ``run`` and telling ``reporter``."""
@@ -94,33 +95,28 @@ class Built:
         }
 
 
-def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
-    """Make everything a profile describes, in this process.
+def build(
+    loaded: LoadedProfile,
+    max_eval_examples: int | None = None,
+    membership: Membership | None = None,
+) -> Built:
+    """Make everything a profile describes, or what of it the leading party has.
 
     Args:
         loaded: the profile.
         max_eval_examples: instead of ``eval.max_examples``.
+        membership: of the leader; None for all stages in this process.
 
     Raises:
         ProfileError, PluginError, InputError, ResourceError: with the place and a hint.
     """
-    parts = resolve_parts(loaded)
-    loaded = placed(loaded)
-    profile = loaded.profile
-    source = resolve_source(
-        profile.model.id, profile.model.revision, profile.model.local_files_only
-    )
-    config = load_config(source)
-    ranges = _checked_ranges(loaded, num_layers(config))
-    tokenizer, task = load_task(loaded, parts, source)
-    _check_positions(loaded, task, getattr(config, "max_position_embeddings", None))
-    _check_rank(loaded, config)
-    check_tokens(tokenizer, task.used_tokens(), config.vocab_size, source.model_id)
-    pad = pad_token_id(tokenizer, config.vocab_size)
-    _set_determinism(profile.train.deterministic)
-    settings = _lora_settings(loaded)
-    models = [_load_model(loaded, source, settings, r) for r in ranges]
-    engine = connect(loaded, parts, task, models)
+    base = base_of(loaded)
+    loaded, profile, source = base.loaded, base.loaded.profile, base.source
+    tokenizer, task = load_task(loaded, base.parts, source)
+    _check_positions(loaded, task, getattr(base.config, "max_position_embeddings", None))
+    check_tokens(tokenizer, task.used_tokens(), base.config.vocab_size, source.model_id)
+    pad = pad_token_id(tokenizer, base.config.vocab_size)
+    engine, contents = assemble(base, data_facts(loaded, task), membership)
     evaluator = Evaluator(
         engine,
         task,
@@ -129,9 +125,8 @@ def build(loaded: LoadedProfile, max_eval_examples: int | None = None) -> Built:
         batch_size=profile.train.batch_size,
         max_examples=max_eval_examples or profile.eval.max_examples,
     )
-    contents = CheckpointContents(engine.stages, source, settings)
     warnings = (*folder_warnings(source), *task.warnings)
-    return Built(loaded, source, tokenizer, pad, warnings, task, engine, evaluator, contents)
+    return Built(base, tokenizer, pad, warnings, task, engine, evaluator, contents)
 
 
 def load_task(loaded: LoadedProfile, parts: Parts, source: ModelSource) -> tuple[Any, Task]:
@@ -147,13 +142,6 @@ def load_task(loaded: LoadedProfile, parts: Parts, source: ModelSource) -> tuple
     return tokenizer, make_task(part.name, part.cls, part.config, tokenizer, **settings)
 
 
-def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:
-    try:
-        return stage_ranges(num_blocks, loaded.profile.split.cuts)
-    except InputError as error:
-        raise profile_error([loaded.problem_at("split.cuts", error.message)]) from error
-
-
 def _check_positions(loaded: LoadedProfile, task: Task, most: int | None) -> None:
     needed = num_positions(loaded, task)
     if most is not None and needed > most:
@@ -162,42 +150,3 @@ def _check_positions(loaded: LoadedProfile, task: Task, most: int | None) -> Non
         if fits:
             message += f"; at most {fits} fits"
         raise profile_error([loaded.problem_at("train.max_length", message)])
-
-
-def _check_rank(loaded: LoadedProfile, config: Any) -> None:
-    """A rank above both sides of every matrix adds nothing but memory."""
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    most = max(config.hidden_size, inner)
-    if (rank := loaded.profile.lora.r) > most:
-        message = f"a rank of {rank}, and no matrix of the model is larger than {most}"
-        raise profile_error([loaded.problem_at("lora.r", message)])
-
-
-def _lora_settings(loaded: LoadedProfile) -> LoraSettings:
-    lora = loaded.profile.lora
-    targets = lora.target_modules
-    return LoraSettings(
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        target_modules=targets if isinstance(targets, str) else tuple(targets),
-    )
-
-
-def _load_model(
-    loaded: LoadedProfile, source: ModelSource, settings: LoraSettings, stage_range: StageRange
-) -> StageModel:
-    profile = loaded.profile
-    model = load_stage(source, stage_range, DTYPES[profile.model.dtype])
-    attach_lora(model, settings, profile.train.seed)
-    if profile.train.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
-    model.to(device())
-    return model
-
-
-def _set_determinism(deterministic: bool) -> None:
-    if deterministic:
-        # CUDA's matrix products are deterministic only with a fixed workspace.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)

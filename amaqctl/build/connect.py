@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from amaqctl.build.parts import Parts
-from amaqctl.build.strangers import make_transport
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
@@ -16,8 +16,9 @@ from amaqctl.engine.stage import Stage
 from amaqctl.model.dropout import SeededDropout
 from amaqctl.model.lora import lora_places
 from amaqctl.model.stage_model import StageModel
+from amaqctl.party.agreement import DataFacts
 from amaqctl.profile import LoadedProfile, profile_error
-from amaqctl.quantizer import ResolvedQuantizer, Role, Site
+from amaqctl.quantizer import End, ResolvedQuantizer, Role, Site
 from amaqctl.tasks.task import Task
 from amaqctl.transports.transport import Address, Transport
 from amaqctl.wire import Limits
@@ -43,31 +44,58 @@ def learning_rate(loaded: LoadedProfile) -> LearningRate:
     )
 
 
-def connect(loaded: LoadedProfile, parts: Parts, task: Task, models: list[StageModel]) -> Engine:
+def data_facts(loaded: LoadedProfile, task: Task) -> DataFacts:
+    """What quantizers must know of the data; all that a party without data learns of them."""
+    return DataFacts(
+        num_positions=num_positions(loaded, task),
+        num_samples=1 + max(example.sample_id for example in task.train),
+        fingerprint=task.fingerprint(),
+    )
+
+
+def connect(
+    loaded: LoadedProfile,
+    parts: Parts,
+    facts: DataFacts,
+    models: Mapping[int, StageModel],
+    num_stages: int,
+    transport: Transport,
+) -> Engine:
     """Put channels between the models, an optimizer on each, and an engine around them.
+
+    Args:
+        models: of the stages held here, by index.
+        num_stages: of the whole model.
 
     Raises:
         ProfileError: a gradient quantizer that would have to learn.
     """
     profile = loaded.profile
-    part = parts.transport
-    transport = make_transport(part.name, part.cls, part.config)
-    engine = Engine({}, len(models), profile.train.micro_batches, profile.train.max_steps)
-    links = [
-        Link(
+    engine = Engine({}, num_stages, profile.train.micro_batches, profile.train.max_steps)
+    hidden_size = next(iter(models.values())).hidden_size
+    links = {
+        cut: Link(
             *(
-                _channel(loaded, parts, task, engine, transport, index, role, model.hidden_size)
+                _channel(
+                    loaded,
+                    parts,
+                    facts,
+                    engine,
+                    transport,
+                    cut,
+                    role,
+                    hidden_size,
+                    [end for end, stage in _stages_of(cut, role).items() if stage in models],
+                )
                 for role in ("activation", "gradient")
             )
         )
-        for index, model in enumerate(models[:-1])
-    ]
-    for index, model in enumerate(models):
+        for cut in range(num_stages - 1)
+        if cut in models or cut + 1 in models
+    }
+    for index, model in sorted(models.items()):
         engine.stages[index] = _stage(
-            loaded,
-            model,
-            incoming=links[index - 1] if index else None,
-            outgoing=links[index] if index < len(links) else None,
+            loaded, model, incoming=links.get(index - 1), outgoing=links.get(index)
         )
     return engine
 
@@ -104,53 +132,69 @@ def _stage(
 def _channel(
     loaded: LoadedProfile,
     parts: Parts,
-    task: Task,
+    facts: DataFacts,
     engine: Engine,
     transport: Transport,
     link: int,
     role: Role,
     num_channels: int,
+    ends: Sequence[End],
 ) -> Channel:
     profile = loaded.profile
-    longest = num_positions(loaded, task)
     site = Site(
         link=link,
         role=role,
         num_channels=num_channels,
-        max_positions=longest,
-        num_samples=1 + max(example.sample_id for example in task.train),
+        max_positions=facts.num_positions,
+        num_samples=facts.num_samples,
         seed=profile.train.seed,
         batch_size=profile.train.batch_size,
         num_micro_batches=profile.train.micro_batches,
     )
     part = parts.activation if role == "activation" else parts.gradient
-    pair = _pair(part, site)
-    if role == "gradient" and pair.sender.param_groups():
+    pair = _pair(part, site, ends)
+    if role == "gradient" and any(end.param_groups() for end in pair.ends.values()):
         message = (
             f"'{part.name}' learns from the gradient it would quantize; nothing would train it"
         )
         hint_place = loaded.problem_at("quantizers.gradient.name", message)
         raise profile_error([hint_place])
-    # float32 without quantization has two 16-bit codes a value.
-    max_values = 2 * profile.train.batch_size * longest * num_channels
+    max_values = _max_values(loaded, facts, num_channels)
     return Channel(
         Address(link, role),
         transport,
         pair,
-        _pair(parts.lossless, site),
-        Limits(max_bytes=4 * max_values + 2**20, max_values=max_values),
+        _pair(parts.lossless, site, ends),
+        Limits(max_bytes=_max_bytes(max_values), max_values=max_values),
         device(),
         engine.on_sent,
     )
 
 
-def _pair(quantizer: ResolvedQuantizer, site: Site) -> QuantizerPair:
-    """Two ends from the same options, sharing nothing."""
-    return QuantizerPair(
-        quantizer.name,
-        quantizer.end(replace(site, end="sender"), device()),
-        quantizer.end(replace(site, end="receiver"), device()),
-    )
+def _stages_of(cut: int, role: str) -> dict[End, int]:
+    """The stages at the two ends of a channel."""
+    front, back = (cut, cut + 1) if role == "activation" else (cut + 1, cut)
+    return {"sender": front, "receiver": back}
+
+
+def longest_message(loaded: LoadedProfile, facts: DataFacts, num_channels: int) -> int:
+    """Bytes of the longest legal message of a run."""
+    return _max_bytes(_max_values(loaded, facts, num_channels))
+
+
+def _max_values(loaded: LoadedProfile, facts: DataFacts, num_channels: int) -> int:
+    # float32 without quantization has two 16-bit codes a value.
+    return 2 * loaded.profile.train.batch_size * facts.num_positions * num_channels
+
+
+def _max_bytes(max_values: int) -> int:
+    return 4 * max_values + 2**20
+
+
+def _pair(quantizer: ResolvedQuantizer, site: Site, ends: Sequence[End]) -> QuantizerPair:
+    """The ends that are here, from the same options, sharing nothing."""
+    made = {end: quantizer.end(replace(site, end=end), device()) for end in ends}
+    return QuantizerPair(quantizer.name, made.get("sender"), made.get("receiver"))
 
 
 def device() -> torch.device:

@@ -11,7 +11,11 @@ from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
+from amaqctl.cli.party import train_as_party
+from amaqctl.engine.advice import advised, name_of
+from amaqctl.engine.checkpoint_names import checkpoint_name
 from amaqctl.engine.resumable import refuse_early
+from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.run_search import RUNS, existing_run
 from amaqctl.errors import UsageError
 from amaqctl.units import duration, mib
@@ -27,6 +31,10 @@ def train(
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run folder itself.")
+    ] = None,
+    party: Annotated[
+        Path | None,
+        typer.Option("--party", metavar="FILE", help="Train with others; who and where this is."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="First part of the run's name.")
@@ -57,12 +65,20 @@ def train(
         if max_steps is not None:
             overrides.append(f"train.max_steps={max_steps}")
         _check_arguments(profile, resume, name, bool(out or name or set_ or seed is not None))
+        if party is not None and (dry_run or name is not None):
+            raise UsageError("--party goes with neither --dry-run nor --name")
         if dry_run:
             if profile is None:
                 raise UsageError("--dry-run goes with a profile, not with --resume")
             forecast_run(session, profile, overrides, out, name)
         else:
-            _train(session, profile, resume, overrides, out, name, max_steps)
+            where = (profile, resume, overrides, out)
+            if party is not None:
+                done = train_as_party(session, party, *where, max_steps)
+            else:
+                done = _train(session, *where, name, max_steps)
+            if done is not None:
+                _tell(session, *done)
 
 
 def _check_arguments(
@@ -84,15 +100,13 @@ def _train(
     out: Path | None,
     name: str | None,
     max_steps: int | None,
-) -> None:
+) -> tuple[dict[str, Any], RunFolder]:
     loaded = None if profile is None else checked_profile(profile, overrides, out)
     if resume is not None and Path(resume).parent.name != "checkpoints":
         refuse_early(existing_run(resume), max_steps)
     session.note("loading …")
     from amaqctl import build, forecast, runs
     from amaqctl.cli.console.progress import TrainingProgress
-    from amaqctl.engine.advice import advised, name_of
-    from amaqctl.engine.checkpoint_names import checkpoint_name
 
     if loaded is None:
         assert resume is not None
@@ -108,8 +122,11 @@ def _train(
     if checkpoint is not None:
         session.note(f"going on from {checkpoint.name}")
     with TrainingProgress(run.path.name, session.quiet) as progress:
-        result = built.trainer(run, progress).train(checkpoint)
-    last = checkpoint_name(built.loaded.profile.train.max_steps)
+        return built.trainer(run, progress).train(checkpoint), run
+
+
+def _tell(session: Session, result: dict[str, Any], run: RunFolder) -> None:
+    last = checkpoint_name(result["steps"])
     data = {"run": str(run.path), "id": run.run["id"], "checkpoint": last, **result}
     way_on = advised("eval", name_of(run, RUNS), "--boundary", "both")
     session.result(data, _report(data, way_on), str(run.path))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from amaqctl.engine.channels import channels_of
 from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
 from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
-from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainerDocument
+from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainingDocument
 from amaqctl.engine.stage import Stage
 from amaqctl.errors import InputError
 from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_adapter
@@ -43,6 +43,9 @@ _FILES = {
     "trainer.json",
 }
 _MAX_TRAINER_BYTES = 8 * 2**20  # it keeps every evaluation
+
+
+DocumentType = TypeVar("DocumentType", bound=TrainingDocument)
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,13 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
             raise InputError(f"quantizer of {place}: {error.message}", where=str(path)) from error
 
 
-def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDocument:
+def load_training_state(
+    folder: Path, stages: Mapping[int, Stage], document_type: type[DocumentType]
+) -> DocumentType:
     """Load the optimizers' states and the channels' sequence numbers.
+
+    Args:
+        document_type: what this party's ``trainer.json`` is.
 
     Returns:
         What else the trainer wrote down.
@@ -182,7 +190,7 @@ def load_training_state(folder: Path, stages: Mapping[int, Stage]) -> TrainerDoc
         InputError: they do not fit, or cannot be read.
     """
     path = folder / "trainer.json"
-    document = read_document(path, TrainerDocument, _MAX_TRAINER_BYTES)
+    document = read_document(path, document_type, _MAX_TRAINER_BYTES)
     channels = channels_of(stages)
     if document.step != step_of(folder) or document.messages.keys() != channels.keys():
         raise InputError(

@@ -46,6 +46,9 @@ class Others(Protocol):
     Every method raises an `AmaqError` when a party is lost or has failed.
     """
 
+    def restore(self, step: int) -> None:
+        """Have each go on from its checkpoint of ``step`` (0: the start); waits until all have."""
+
     def train(self, step: int, labels_BT: Tensor, num_loss_tokens: int, is_clean: bool) -> None:
         """Begin a step; labels go to the holder of the last stage only."""
 
@@ -76,6 +79,9 @@ class Others(Protocol):
 
 class Nobody:
     """All stages are in this process."""
+
+    def restore(self, step: int) -> None:
+        """There is nobody to tell."""
 
     def train(self, step: int, labels_BT: Tensor, num_loss_tokens: int, is_clean: bool) -> None:
         """There is nobody to tell."""

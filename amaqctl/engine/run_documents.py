@@ -113,22 +113,28 @@ class _ChannelSums(_Document):
         return self
 
 
-_Traffic = dict[_Address, _ChannelSums]
+TrafficSums = dict[_Address, _ChannelSums]
+"""A ledger as `amaqctl.engine.traffic.Traffic.to_plain` writes it."""
 
 
-class TrainerDocument(_Document):
-    """``trainer.json`` of a checkpoint.
+class TrainingDocument(_Document):
+    """``trainer.json`` of a checkpoint, as far as every party has it.
 
     No hyper-parameter is among it: those are the profile's, also when a run goes on.
     """
 
     step: Count
     messages: dict[_Channel, Annotated[list[Count], Field(min_length=2, max_length=2)]]
-    evaluations: dict[_Step, dict[str, _Finite]]
-    traffic: _Traffic
-    evaluation_traffic: _Traffic
-    last_traffic: _Traffic
+    traffic: TrafficSums
+    evaluation_traffic: TrafficSums
     identity: dict[str, JsonValue] | None = None
+
+
+class TrainerDocument(TrainingDocument):
+    """That of the party that has the data, and so evaluates."""
+
+    evaluations: dict[_Step, dict[str, _Finite]]
+    last_traffic: TrafficSums
 
     @model_validator(mode="after")
     def _evaluated_at_the_start(self) -> TrainerDocument:

@@ -30,6 +30,7 @@ from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
+from amaqctl.engine.run_documents import TrainerDocument
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.stop_signal import StopSignal
 from amaqctl.engine.traffic import Traffic, bits_summary
@@ -190,11 +191,13 @@ class Trainer:
         try:
             self._run.metrics()
             if checkpoint is None:
+                self._engine.others.restore(0)
                 return
             load_weights(checkpoint, self._contents)
-            state = load_training_state(checkpoint, self._engine.stages)
+            state = load_training_state(checkpoint, self._engine.stages, TrainerDocument)
         except InputError as error:
             raise ResumeError(error.message, where=error.where, hint=error.hint) from error
+        self._engine.others.restore(state.step)
         self._evaluations = {int(step): m for step, m in state.evaluations.items()}
         self._engine.traffic, self._engine.evaluation_traffic, self._last_traffic = (
             Traffic.from_plain({place: dict(sums) for place, sums in sums_by_place.items()})

@@ -5,7 +5,7 @@ knows positions), ``overrides`` (``--set``), ``faults`` (what pydantic found, in
 ``document`` (the object that the rest of the program holds). Nothing here imports torch.
 """
 
-from amaqctl.profile.document import LoadedProfile, load_profile
+from amaqctl.profile.document import LoadedProfile, load_profile, load_settings
 from amaqctl.profile.faults import profile_error
 from amaqctl.profile.schema import PluginChoice, Profile, profile_schema
 from amaqctl.profile.shipped import locate, shipped_names
@@ -15,6 +15,7 @@ __all__ = [
     "PluginChoice",
     "Profile",
     "load_profile",
+    "load_settings",
     "locate",
     "profile_error",
     "profile_schema",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amaqctl.errors import InputError, Problem, ProfileError
-from amaqctl.profile.faults import option_problems, profile_error, validate
+from amaqctl.profile.faults import Settings, option_problems, profile_error, validate
 from amaqctl.profile.overrides import apply_override, is_override
 from amaqctl.profile.schema import Profile
 from amaqctl.profile.shipped import locate
@@ -95,7 +95,16 @@ def load_profile(
     tree = _read_tree(path)
     for item in overrides:
         apply_override(tree, item)
-    return LoadedProfile(validate(tree), path.stem, path, tree)
+    return LoadedProfile(validate(tree, Profile), path.stem, path, tree)
+
+
+def load_settings(path: Path, model: type[Settings]) -> Settings:
+    """Read another file of settings, in the form of a profile.
+
+    Raises:
+        ProfileError: it cannot be read or is not valid; carries every fault, sorted by line.
+    """
+    return validate(_read_tree(path), model)
 
 
 def _with_value(section: Any, path: list[str], value: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from amaqctl.errors import Problem, ProfileError
@@ -45,6 +46,9 @@ _WORDS = {
 
 MOST_FAULTS = 100
 """How many faults of one profile are told; a longer list helps nobody and takes its time."""
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def profile_error(problems: Sequence[Problem], error_id: str = "PROFILE-INVALID") -> ProfileError:
@@ -91,24 +95,24 @@ def _elsewhere(name: str) -> str:
     return f", did you mean '{homes[0]}.{name}'?" if len(homes) == 1 else ""
 
 
-def validate(tree: Tree) -> Profile:
-    """The profile that ``tree`` holds.
+def validate(tree: Tree, model: type[Settings]) -> Settings:
+    """The profile, or another document of settings, that ``tree`` holds.
 
     Raises:
         ProfileError: with every fault of the text and of the values, sorted by line.
     """
     problems = list(tree.problems)
     try:
-        profile = Profile.model_validate(to_plain(tree.root))
+        settings = model.model_validate(to_plain(tree.root))
     except ValidationError as error:
         details, rest = _in_order(tree, (), error)
         problems += rest
         for detail in details:
             if not tree.is_refused(detail["loc"]):
-                problems.append(_own_problem(tree, detail))
+                problems.append(_own_problem(tree, detail, model))
     if problems:
         raise profile_error(problems)
-    return profile
+    return settings
 
 
 def _in_order(
@@ -128,10 +132,12 @@ def _in_order(
     return details[:MOST_FAULTS], [tree.mark_at(path).problem(dotted(path)) for path in rest]
 
 
-def _own_problem(tree: Tree, detail: ErrorDetails) -> Problem:
+def _own_problem(tree: Tree, detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     path = detail["loc"]
-    if detail["type"] == "extra_forbidden":
+    if detail["type"] == "extra_forbidden" and model is Profile:
         words = unknown_key(path)
+    elif detail["type"] == "extra_forbidden":
+        words = f"unknown key{did_you_mean(str(path[-1]), model.model_fields)}"
     elif detail["type"] == "missing":
         words = "required key is missing"
     else:

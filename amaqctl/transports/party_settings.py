@@ -9,11 +9,12 @@ and the parties compare them before the first tensor.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from amaqctl.certs.name import checked_name
 from amaqctl.transports.place import checked_place
@@ -28,7 +29,10 @@ class PartySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: PartyName = Field(description="This party's name, as in its certificate.")
+    name: PartyName = Field(
+        description="This party's name, as in its certificate; under torchrun it may be left out, "
+        "and is that of the process's number among the holders."
+    )
     holders: tuple[PartyName, ...] = Field(
         min_length=1, description="The party that holds each stage, in the order of the stages."
     )
@@ -44,6 +48,16 @@ class PartySettings(BaseModel):
     allowed: tuple[PartyName, ...] = Field(
         (), description="Parties that may dial in; empty means the other holders."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_rank(cls, data: Any) -> Any:
+        """A launcher starts all processes with one file, and numbers them."""
+        rank = os.environ.get("RANK", "")
+        if not isinstance(data, dict) or "name" in data or not rank.isdecimal():
+            return data
+        names = list(dict.fromkeys(map(str, data.get("holders") or ())))
+        return {**data, "name": names[int(rank)]} if int(rank) < len(names) else data
 
     @property
     def route(self) -> Route:

@@ -1,7 +1,7 @@
 """Messages to and from bytes: versioned, self-describing, validated on construction, no I/O."""
 
-from amaqctl.wire.frame import MAX_HEADER_BYTES, WIRE_VERSION
-from amaqctl.wire.hello import ChannelOffer, Hello
+from amaqctl.wire.frame import MAX_HEADER_BYTES, WIRE_VERSION, read_frame, write_frame
+from amaqctl.wire.hello import ChannelOffer, Hello, first_difference
 from amaqctl.wire.message import Limits, Message, SizeBreakdown
 
 __all__ = [
@@ -12,4 +12,7 @@ __all__ = [
     "Limits",
     "Message",
     "SizeBreakdown",
+    "first_difference",
+    "read_frame",
+    "write_frame",
 ]

@@ -72,7 +72,7 @@ class Hello(BaseModel):
         Raises:
             WireError: naming the first key that differs, with both values.
         """
-        difference = _first_difference(self.model_dump(), peer.model_dump(), "")
+        difference = first_difference(self.model_dump(), peer.model_dump(), "")
         if difference:
             key, mine, theirs = difference
             raise WireError(
@@ -85,21 +85,21 @@ def _shown(values: dict[str, Any], name: str) -> str:
     return repr(values[name]) if name in values else "nothing"
 
 
-def _first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, str, str] | None:
+def first_difference(mine: Any, theirs: Any, key: str) -> tuple[str, str, str] | None:
     """Place of the first difference and both values as text."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for name in sorted({*mine, *theirs}):
             place = f"{key}.{name}" if key else str(name)
             if name not in mine or name not in theirs:  # null is a value, an absent key is none
                 return place, _shown(mine, name), _shown(theirs, name)
-            found = _first_difference(mine[name], theirs[name], place)
+            found = first_difference(mine[name], theirs[name], place)
             if found:
                 return found
         return None
     are_lists = isinstance(mine, list | tuple) and isinstance(theirs, list | tuple)
     if are_lists and len(mine) == len(theirs):
         for index, pair in enumerate(zip(mine, theirs, strict=True)):
-            found = _first_difference(*pair, f"{key}[{index}]")
+            found = first_difference(*pair, f"{key}[{index}]")
             if found:
                 return found
         return None

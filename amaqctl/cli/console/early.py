@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 def checked_profile(
-    profile: str, overrides: Sequence[str], run: Path | None = None
+    profile: str, overrides: Sequence[str], run: Path | None = None, *, has_data: bool = True
 ) -> LoadedProfile:
     """Read a profile, and look up what it names and whether the place of its run is free.
 
     Args:
         profile: a path or a shipped name. overrides: ``--set`` items.
+        has_data: whether this process reads the data that it names.
         run: the run folder to be; None for one that is not there yet, or for no run.
 
     Raises:
@@ -27,7 +28,7 @@ def checked_profile(
     from amaqctl.profile import load_profile
 
     loaded = load_profile(profile, overrides)
-    refuse_early(loaded)
+    refuse_early(loaded, has_data=has_data)
     if run is not None:
         refuse_run(run)
     return loaded
