@@ -77,7 +77,8 @@ def write_adapter(
 def load_adapter(stages: Sequence[StageModel], folder: Path) -> None:
     """Copy an adapter's weights into LoRA that is attached already.
 
-    All is checked before anything is changed. Weights of stages held elsewhere are passed over.
+    All is checked before anything is changed. Weights of stages held elsewhere are passed over,
+    and need not be there.
 
     Raises:
         InputError: unreadable files, or names, shapes or alpha that do not fit.
@@ -158,12 +159,12 @@ def _check_fit(
     config: dict[str, Any],
     folder: Path,
 ) -> None:
-    expected = {
+    of_the_model = {
         f"{STOCK_PREFIX}{name}.lora_{side}.weight" for name in lora.module_names for side in "AB"
     }
     for problem, names in (
-        ("lacks", expected - set(weights)),
-        ("also has", set(weights) - expected),
+        ("lacks", lora_parameters(stage).keys() - weights.keys()),
+        ("also has", weights.keys() - of_the_model),
     ):
         if names:
             raise _misfit(folder, f"the adapter {problem} {min(names)} ({len(names)} such names)")
