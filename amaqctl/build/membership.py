@@ -48,7 +48,11 @@ def read_party(path: Path, loaded: LoadedProfile | None) -> PartySettings:
             hint="name the holder of each stage, in the order of the stages",
             error_id="INPUT-PARTY",
         )
-    party.route  # noqa: B018 - refuses a party that holds nothing
+    try:
+        party.route  # noqa: B018 - refuses a party that holds nothing
+    except InputError as error:
+        error.where = str(path)
+        raise
     return party
 
 

@@ -54,7 +54,9 @@ def train_as_party(
     from amaqctl.build.membership import join
     from amaqctl.build.parts import resolve_parts
 
-    membership = join(resolve_parts(loaded), party, lambda status: session.note(f"{status.peer} {status.text}"))
+    membership = join(
+        resolve_parts(loaded), party, lambda status: session.note(f"{status.peer} {status.text}")
+    )
     folder = None if out is None else out / party.name
     try:
         if membership.route.leads:

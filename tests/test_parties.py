@@ -1,0 +1,232 @@
+"""Several processes train what one trains, to the last bit; and they agree, or say where not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from party_processes import ended, outcome, prepare, start
+from transport_parts import free_port
+
+CASES = {
+    "amaq": ["quantizers.activation={name: amaq}"],
+    "aq-sgd": [
+        "quantizers.activation={name: aq-sgd}",
+        "quantizers.gradient={name: group}",
+        "train.max_steps=8",
+    ],
+    "stranger": [
+        "quantizers.activation={name: delta, options: {inner: {name: fixed, options: {bits: 4}}}}",
+        "train.max_steps=8",
+    ],
+    "generated": [
+        "quantizers.activation={name: amaq, options: {allocation: learned}}",
+        "task.options.generate={max_new_tokens: 3}",
+        "train.max_steps=2",
+    ],
+}
+LOOPBACK = ["--set", "transport={name: loopback}"]
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parties")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> Path:
+    """The same runs in one process."""
+    commands = [
+        ["train", "p.yaml", *words(*settings), *LOOPBACK, "--out", f"alone-{name}", "-q"]
+        for name, settings in CASES.items()
+    ]
+    for code, _, err in ended(start(place, commands)):
+        assert code == 0, err
+    return place
+
+
+def as_parties(place: Path, commands: dict[str, list[list[str]]]) -> dict[str, list]:
+    processes = {name: start(place, asked) for name, asked in commands.items()}
+    return {name: ended(process) for name, process in processes.items()}
+
+
+def test_two_organisations_train_what_one_process_trains(alone: Path) -> None:
+    commands = {
+        party: [
+            ["train", "p.yaml", *words(*settings), "--party", f"{party}.yaml", "--out", name]
+            for name, settings in CASES.items()
+        ]
+        for party in ("client", "server")
+    }
+    for party, results in as_parties(alone, commands).items():
+        assert [code for code, _, _ in results] == [0] * len(CASES), (party, results)
+    for name in CASES:
+        found = outcome(alone / name / "client", alone / name / "server")
+        expected = outcome(alone / f"alone-{name}")
+        for what in expected:
+            assert found[what] == expected[what], (name, what)
+        assert found["adapter"]
+        assert found["states"] or name != "amaq"
+    # Each has its own stages only.
+    assert len(outcome(alone / "amaq" / "server")["adapter"]) == 16
+
+
+def test_three_processes_of_a_cluster_train_what_one_process_trains(alone: Path) -> None:
+    port = str(free_port())
+    asked = [
+        *["train", "p.yaml", *words(*CASES["amaq"]), "--set", "transport={name: distributed}"],
+        *["--party", "all.yaml", "--out", "cluster"],
+    ]
+    ranks = [
+        start(
+            alone, [asked], MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(r), WORLD_SIZE="3"
+        )
+        for r in range(3)
+    ]
+    for process in ranks:
+        ((code, _, err),) = ended(process)
+        assert code == 0, err
+    runs = [alone / "cluster" / name for name in ("client", "server", "other")]
+    found, expected = outcome(*runs), outcome(alone / "alone-amaq")
+    for what in expected:
+        assert found[what] == expected[what], what
+
+
+def test_parties_that_differ_are_refused_and_nothing_is_made(place: Path) -> None:
+    found = as_parties(
+        place,
+        {
+            "client": [["train", "p.yaml", "--party", "client.yaml", "--out", "differ"]],
+            "server": [
+                ["train", "p.yaml", "--party", "server.yaml", "--out", "differ", *words("lora.r=4")]
+            ],
+        },
+    )
+    ((code, _, err),) = found["client"]
+    assert (code, "the parties differ in lora.r: 8 at client, 4 at server" in err) == (4, True)
+    ((code, _, err),) = found["server"]
+    assert (code, "the parties differ in lora.r: 4 at server, 8 at client" in err) == (4, True)
+    assert not (place / "differ").exists()
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_killed_and_started_again_they_come_to_the_same(alone: Path, victim: str) -> None:
+    out = f"killed-{victim}"
+    asked = {
+        party: [
+            "train",
+            "p.yaml",
+            *words(*CASES["aq-sgd"]),
+            "--party",
+            f"{party}.yaml",
+            "--out",
+            out,
+            *words("transport.options.lease_seconds=3"),
+        ]
+        for party in ("client", "server")
+    }
+    processes = {party: start(alone, [command]) for party, command in asked.items()}
+    checkpoint = alone / out / victim / "checkpoints" / "step-000004"
+    waited = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < waited:
+        time.sleep(0.01)
+    processes[victim].send_signal(signal.SIGKILL)
+    (other,) = set(processes) - {victim}
+    ((code, _, err),) = ended(processes[other])
+    processes[victim].communicate(timeout=60)
+    if code == 0:
+        pytest.skip("the run was over before the kill")
+    assert (code, f"party {victim}" in err) == (10, True), err
+    again = {party: [["train", "--resume", out, "--party", f"{party}.yaml"]] for party in processes}
+    for results in as_parties(alone, again).values():
+        assert [code for code, _, _ in results] == [0], results
+    found = outcome(alone / out / "client", alone / out / "server")
+    expected = outcome(alone / "alone-aq-sgd")
+    for what in expected:
+        assert found[what] == expected[what], what
+
+
+def test_a_leader_that_is_stopped_stops_the_others_in_order(place: Path) -> None:
+    asked = {
+        party: [
+            "train",
+            "p.yaml",
+            "--party",
+            f"{party}.yaml",
+            "--out",
+            "stopped",
+            *words("train.max_steps=1000"),
+        ]
+        for party in ("client", "server")
+    }
+    processes = {party: start(place, [command]) for party, command in asked.items()}
+    first = place / "stopped" / "client" / "checkpoints" / "step-000002"
+    waited = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < waited:
+        time.sleep(0.01)
+    processes["client"].send_signal(signal.SIGINT)
+    ((code, _, err),) = ended(processes["client"])
+    assert (code, "everything is saved" in err) == (130, True), err
+    ((code, _, err),) = ended(processes["server"])
+    assert (code, "the leader stopped after" in err) == (10, True), err
+    saved = [
+        sorted(os.listdir(place / "stopped" / party / "checkpoints"))[-1] for party in processes
+    ]
+    assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("holders: [a, b]\n", 3, "name: required key is missing"),
+        ("name: a\nholders: [a, b]\n", 4, "holders: 2 named, and the cuts make 3 stages"),
+        ("name: c\nholders: [a, b, a]\n", 4, "party 'c' holds no stage"),
+        ("name: a\nholders: [a, b, a]\nlisten: nowhere\n", 3, "listen"),
+        ("name: a\nholdres: [a, b, a]\n", 3, "did you mean 'holders'"),
+    ],
+)
+def test_a_party_file_that_means_nothing(place: Path, text: str, code: int, said: str) -> None:
+    (place / "bad.yaml").write_text(text)
+    ((found, _, err),) = ended(start(place, [["train", "p.yaml", "--party", "bad.yaml"]]))
+    assert (found, said in err) == (code, True), err
+    assert "bad.yaml" in err
+
+
+def test_a_transport_of_one_process_joins_nobody(place: Path) -> None:
+    asked = ["train", "p.yaml", *LOOPBACK, "--party", "client.yaml"]
+    ((code, _, err),) = ended(start(place, [asked]))
+    assert (code, "transport 'loopback' joins no processes" in err) == (2, True), err
+
+
+def test_json_of_both_sides(alone: Path) -> None:
+    found = as_parties(
+        alone,
+        {
+            party: [
+                [
+                    "train",
+                    "p.yaml",
+                    *words("train.max_steps=1"),
+                    "--party",
+                    f"{party}.yaml",
+                    "--out",
+                    "json",
+                    "--json",
+                ]
+            ]
+            for party in ("client", "server")
+        },
+    )
+    led, followed = (json.loads(found[party][0][1])["data"] for party in ("client", "server"))
+    assert (led["steps"], followed["steps"], followed["party"]) == (1, 1, "server")
+    assert 0 < followed["wire_bytes"] < led["wire_bytes"]
