@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM
 
 from amaqctl.build import Built, build, resolve_parts
 from amaqctl.engine.link import Channel
+from amaqctl.engine.memory import peak_memory_mib
 from amaqctl.engine.stage import token_loss
-from amaqctl.engine.trainer import peak_memory_mib
 from amaqctl.model.configuration import load_config
 from amaqctl.model.source import resolve_source
 from amaqctl.model.tokenizer import load_tokenizer, pad_token_id

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from amaqctl.engine.generations import Generations
 from amaqctl.engine.gradient_norm import total_norm
 from amaqctl.engine.look import Look, Seen, seen_in
 from amaqctl.engine.others import Inbox, LookPart, Nobody, Others, StepPart
-from amaqctl.engine.schedule import Action, Turns
+from amaqctl.engine.schedule import Action, Turns, fed_by
 from amaqctl.engine.stage import Given, Stage
 from amaqctl.engine.traffic import Traffic
 from amaqctl.engine.untrained import blamed_on_the_base
@@ -75,8 +76,7 @@ class Engine:
         self._num_micro_batches = num_micro_batches
         self._sent = Traffic()
         self._boundary: Boundary = "quantized"
-        self._caches: dict[int, dict[int, Any]] = {}
-        self._num_generations = 0
+        self._generations = Generations(self.stages)
 
     def on_sent(self, message: Message, sizes: SizeBreakdown) -> None:
         """Count a message of one of our channels, and show it to the listeners."""
@@ -160,14 +160,14 @@ class Engine:
                 turns.done(action)
             if not ready:
                 assert self.inbox is not None, "the schedule is stuck"
-                self.inbox.wait_any([_feeds(action) for action in turns.awaited()])
+                self.inbox.wait_any([fed_by(action) for action in turns.awaited()])
         norms: dict[int, float] = {}
         for stage in self.stages.values():
             norms |= stage.gradient_norms()
         return StepPart(loss, norms, self._sent)
 
     def _has_come(self, action: Action) -> bool:
-        return self.inbox is not None and self.inbox.poll(_feeds(action))
+        return self.inbox is not None and self.inbox.poll(fed_by(action))
 
     def _run(self, action: Action, given: Given, step: int, num_loss_tokens: int) -> float:
         stage = self.stages[action.stage]
@@ -248,7 +248,7 @@ class Engine:
         context: TensorContext,
     ) -> LookPart:
         self._sent = Traffic()
-        logits_BTV = self._logits(input_ids_BT, context, self._caches_of(look.generation))
+        logits_BTV = self._logits(input_ids_BT, context, self._generations.caches(look.generation))
         seen = None if logits_BTV is None else seen_in(logits_BTV, look, labels_BT)
         return LookPart(seen, self._sent)
 
@@ -264,28 +264,16 @@ class Engine:
             logits_BTV = stage.evaluate(tokens, context, cache, knows_samples=knows_samples)
         return logits_BTV
 
-    def _caches_of(self, generation: int | None) -> dict[int, Any] | None:
-        if generation is None:
-            return None
-        if generation not in self._caches:
-            # One at a time: a leader that never says that it is done costs no memory.
-            self._caches = {generation: {i: s.model.new_cache() for i, s in self.stages.items()}}
-        return self._caches[generation]
-
     @contextlib.contextmanager
     def generation(self) -> Iterator[int]:
         """A number for looks that go on from one another; their caches are freed in the end."""
-        self._num_generations += 1
-        number = self._num_generations
-        try:
+        with self._generations.new() as number:
             yield number
-        finally:
-            self.forget(number)
         self.others.forget(number)
 
     def forget(self, generation: int) -> None:
         """Free the caches of a generation held here."""
-        self._caches.pop(generation, None)
+        self._generations.forget(generation)
 
     @contextlib.contextmanager
     def boundary(self, boundary: Boundary) -> Iterator[None]:
@@ -308,10 +296,3 @@ class Engine:
 def message_address(message: Message) -> Address:
     """The channel that a message belongs to."""
     return Address(message.context.link, message.context.role)
-
-
-def _feeds(action: Action) -> Address:
-    """Where the message of an action comes from another stage."""
-    if action.verb == "forward":
-        return Address(action.stage - 1, "activation")
-    return Address(action.stage, "gradient")

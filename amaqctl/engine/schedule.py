@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from amaqctl.transports.transport import Address
+
 Verb = Literal["forward", "backward"]
 
 
@@ -93,3 +95,10 @@ class Turns:
         if neighbour in self._held:
             return self._num_done[action.verb, neighbour] > action.micro_batch
         return has_come(action)
+
+
+def fed_by(action: Action) -> Address:
+    """The channel through which an action's message comes from another stage."""
+    if action.verb == "forward":
+        return Address(action.stage - 1, "activation")
+    return Address(action.stage, "gradient")

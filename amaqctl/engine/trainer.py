@@ -8,9 +8,7 @@ belongs to a step is on disk before its checkpoint is: a checkpoint in place mea
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from amaqctl.engine.checkpoint_names import checkpoint_name, step_of
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.learning_rate import LearningRate
+from amaqctl.engine.memory import peak_memory_mib
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_documents import TrainerDocument
 from amaqctl.engine.run_folder import RunFolder, utc_now
@@ -289,14 +288,3 @@ class Trainer:
             self._run.update(status=status.get(code, "failed"), ended=utc_now(), exit_code=code)
         except AmaqError:
             pass  # the disk is the failure; the first error is the one to show
-
-
-def peak_memory_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage counts what the parent had when it forked
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

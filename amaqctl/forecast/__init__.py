@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from amaqctl.build import Built
-from amaqctl.engine.trainer import peak_memory_mib
+from amaqctl.engine.memory import peak_memory_mib
 from amaqctl.forecast.data_order import data_order
 from amaqctl.forecast.holdings import DataFacts, Piece, StageHolding, data_facts, holdings
 from amaqctl.forecast.machine import DiskForecast, disk_forecast, refuse_full_disk
