@@ -92,7 +92,7 @@ def _train(
     from amaqctl import build, forecast, runs
     from amaqctl.cli.console.progress import TrainingProgress
     from amaqctl.engine.advice import advised, name_of
-    from amaqctl.engine.checkpoint_names import checkpoint_name
+    from amaqctl.engine.checkpoint_folder import checkpoint_name
 
     if loaded is None:
         assert resume is not None
