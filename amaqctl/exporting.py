@@ -24,11 +24,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from amaqctl.errors import CheckError, InputError, ResourceError
-from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from amaqctl.model.adapter import read_adapter
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange
 from amaqctl.model.folder import read_object
 from amaqctl.model.loading import load_stage
+from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.reading import first_line
 from amaqctl.model.source import ModelSource
@@ -84,7 +85,7 @@ def export_adapter(adapter: Path, folder: Path, source: ModelSource | None, read
     tokenizer = None if source is None else load_tokenizer(source)
 
     def write(unfinished: Path) -> None:
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(adapter / name, unfinished / name)
         if source is not None:
             _save_tokenizer(tokenizer, unfinished, source)

@@ -14,8 +14,7 @@ from typing import Any
 from amaqctl.build.assembly import Base, assemble, base_of
 from amaqctl.build.membership import Membership
 from amaqctl.build.parties import document_of, limits_of, max_note_bytes
-from amaqctl.engine.checkpoint import good_checkpoints
-from amaqctl.engine.checkpoint_names import step_of
+from amaqctl.engine.checkpoint_folder import good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.errors import AmaqError, WireError

@@ -24,14 +24,9 @@ from amaqctl.build.provenance import (
     is_same,
 )
 from amaqctl.engine.advice import advised
-from amaqctl.engine.checkpoint import (
-    fault_of,
-    good_checkpoints,
-    identity_of,
-    load_weights,
-)
+from amaqctl.engine.checkpoint import identity_of, load_weights
 from amaqctl.engine.checkpoint_choice import Choice, choose_checkpoint
-from amaqctl.engine.checkpoint_names import all_checkpoints, step_of
+from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of, good_checkpoints, step_of
 from amaqctl.engine.environment import environment, environment_differences, gone_plugins
 from amaqctl.engine.resumable import missing_newest, refuse_complete, refuse_lost
 from amaqctl.engine.run_folder import RunFolder, find_run, utc_now

@@ -22,7 +22,7 @@ import torch
 from typer.testing import CliRunner
 
 from amaqctl.cli.main import app
-from amaqctl.engine.checkpoint import good_checkpoints
+from amaqctl.engine.checkpoint_folder import good_checkpoints
 
 TINY = ["--set", "model.id=tiny", "--set", "eval.max_examples=2", "--set", "train.max_length=32"]
 TINY += ["--set", "checkpoint.every=1", "--set", "eval.every=2", "--set", "checkpoint.keep_last=9"]

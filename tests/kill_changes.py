@@ -34,8 +34,7 @@ from file_changes import count_into, die_before
 from kill_points import arguments_for, command, forked, settings, what_differs
 
 from amaqctl import storage
-from amaqctl.engine.checkpoint import fault_of
-from amaqctl.engine.checkpoint_names import all_checkpoints
+from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of
 from amaqctl.engine.run_folder import RunFolder
 
 MAX_KILLS_A_PLACE = 4

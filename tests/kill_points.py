@@ -32,8 +32,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
-from amaqctl.engine.checkpoint import fault_of
-from amaqctl.engine.checkpoint_names import all_checkpoints, step_of
+from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of, step_of
 from amaqctl.engine.run_folder import RunFolder
 
 QUANTIZERS = {

@@ -16,8 +16,10 @@ from model_families import CONFIGS, save_random_model
 from safetensors.torch import load_file
 
 from amaqctl.engine import checkpoint as saved
+from amaqctl.engine import checkpoint_folder
 from amaqctl.engine.checkpoint import CheckpointContents
 from amaqctl.engine.engine import Engine
+from amaqctl.engine.run_documents import TrainerDocument
 from amaqctl.errors import InputError
 from amaqctl.model.lora import lora_parameters
 from amaqctl.model.source import ModelSource
@@ -124,7 +126,7 @@ def test_a_second_one_of_a_step_takes_the_place_of_the_first(
         path = saved.save_checkpoint(tmp_path, 1_000_000, trained.contents, state)
     assert path == tmp_path / "step-1000000"
     assert saved.identity_of(path) == {"number": 2}
-    assert saved.fault_of(path) is None
+    assert checkpoint_folder.fault_of(path) is None
     assert [p.name for p in tmp_path.iterdir()] == ["step-1000000"]
 
 
@@ -138,10 +140,10 @@ def test_not_a_number_is_not_written(trained: Trained, tmp_path: Path) -> None:
 def test_every_file_is_compared(copy: Path, name: str) -> None:
     path = copy / name
     good = path.read_bytes()
-    assert saved.fault_of(copy) is None
+    assert checkpoint_folder.fault_of(copy) is None
     for bad in (good[:-1] + bytes([good[-1] ^ 1]), good + b" ", good[:-1]):
         path.write_bytes(bad)
-        assert saved.fault_of(copy) == f"{name} is not what was written"
+        assert checkpoint_folder.fault_of(copy) == f"{name} is not what was written"
     path.write_bytes(good)
     digest = hashlib.sha256(good).hexdigest()
     for lie in (
@@ -150,29 +152,32 @@ def test_every_file_is_compared(copy: Path, name: str) -> None:
     ):
         entry = {"bytes": len(good), "sha256": digest, **lie}
         rewritten(copy / "COMPLETE", lambda manifest, e=entry: manifest.update({name: e}))
-        assert saved.fault_of(copy) == f"{name} is not what was written"
+        assert checkpoint_folder.fault_of(copy) == f"{name} is not what was written"
     rewritten(copy / "COMPLETE", lambda manifest: manifest.pop(name))
-    assert saved.fault_of(copy) == f"COMPLETE does not list {name}"
+    assert checkpoint_folder.fault_of(copy) == f"COMPLETE does not list {name}"
 
 
 def test_other_faults(copy: Path) -> None:
     rewritten(copy / "COMPLETE", lambda m: m.update({"notes.txt": m["trainer.json"]}))
-    assert saved.fault_of(copy) == "COMPLETE lists notes.txt, which is no file of a checkpoint"
+    assert (
+        checkpoint_folder.fault_of(copy)
+        == "COMPLETE lists notes.txt, which is no file of a checkpoint"
+    )
     rewritten(copy / "COMPLETE", lambda m: m.pop("notes.txt"))
-    assert saved.fault_of(copy) is None
+    assert checkpoint_folder.fault_of(copy) is None
     (copy / "trainer.json").rename(copy / "elsewhere")
-    assert saved.fault_of(copy) == "trainer.json is missing"
+    assert checkpoint_folder.fault_of(copy) == "trainer.json is missing"
     (copy / "trainer.json").mkdir()
-    fault = saved.fault_of(copy)
+    fault = checkpoint_folder.fault_of(copy)
     assert fault is not None
     assert fault.startswith("trainer.json ")
     (copy / "trainer.json").rmdir()
     (copy / "elsewhere").rename(copy / "trainer.json")
     shutil.rmtree(copy / "adapter")
     (copy / "adapter").touch()
-    assert saved.fault_of(copy) == "adapter_config.json cannot be read: Not a directory"
+    assert checkpoint_folder.fault_of(copy) == "adapter_config.json cannot be read: Not a directory"
     (copy / "COMPLETE").write_text("[]")
-    fault = saved.fault_of(copy)
+    fault = checkpoint_folder.fault_of(copy)
     assert fault is not None
     assert fault.startswith("COMPLETE cannot be read: ")
 
@@ -183,11 +188,11 @@ def test_which_folders_are_checkpoints(copy: Path) -> None:
     for name in ("step-", "step-x", "step-x7", "step-1x", "step-4 copy", "other", ".step-5"):
         (copy.parent / name).mkdir()
     (copy.parent / "step-000007").write_text("a file")
-    found = saved.all_checkpoints(copy.parent)
+    found = checkpoint_folder.all_checkpoints(copy.parent)
     assert [path.name for path in found] == ["step-000003", "step-999999", "step-1000000"]
-    assert [saved.step_of(path) for path in found] == [3, 999_999, 1_000_000]
-    assert saved.good_checkpoints(copy.parent) == [copy]
-    assert saved.all_checkpoints(copy.parent / "none") == []
+    assert [checkpoint_folder.step_of(path) for path in found] == [3, 999_999, 1_000_000]
+    assert checkpoint_folder.good_checkpoints(copy.parent) == [copy]
+    assert checkpoint_folder.all_checkpoints(copy.parent / "none") == []
 
 
 def test_the_best_one() -> None:
@@ -248,7 +253,7 @@ def test_optimizers_and_numbers_of_messages_come_back(trained: Trained, copy: Pa
 
     rewritten(copy / "trainer.json", change)
     fresh = engine(trained.source, [2])
-    document = saved.load_training_state(copy, fresh.stages)
+    document = saved.load_training_state(copy, fresh.stages, TrainerDocument)
     assert document.step == STEP
     link = fresh.stages[0].outgoing
     assert link is not None
@@ -281,7 +286,7 @@ def test_the_training_state_of_another_step_or_other_channels_changes_nothing(
         (trained.folder, cut_twice, r"3 with link0\.activation, link0\.gradient, link1"),
     ):
         with pytest.raises(InputError, match=words + due) as caught:
-            saved.load_training_state(folder, fresh.stages)
+            saved.load_training_state(folder, fresh.stages, TrainerDocument)
         assert caught.value.where == str(folder / "trainer.json")
         link = fresh.stages[0].outgoing
         assert link is not None

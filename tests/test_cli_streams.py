@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from amaqctl.engine.checkpoint import good_checkpoints
+from amaqctl.engine.checkpoint_folder import good_checkpoints
 
 AMAQCTL = [sys.executable, "-m", "amaqctl.cli.main"]
 LONG_RUN = ["train", "quickstart", "--set", "model.id=tiny", "--set", "eval.max_examples=1"]

@@ -22,6 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from amaqctl.build import Built, build
 from amaqctl.engine import checkpoint as saved
+from amaqctl.engine import checkpoint_folder
+from amaqctl.engine.run_documents import TrainerDocument
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import DivergedError, InputError
 from amaqctl.model.lora import lora_parameters
@@ -254,7 +256,7 @@ def test_going_on_from_a_checkpoint_is_going_on(tmp_path: Path, name: str) -> No
     path = saved.save_checkpoint(tmp_path / "checkpoints", 6, early.contents, TRAINER_STATE)
     resumed = built(*overrides)
     saved.load_weights(path, resumed.contents)
-    document = saved.load_training_state(path, resumed.engine.stages)
+    document = saved.load_training_state(path, resumed.engine.stages, TrainerDocument)
     assert document.step == 6
     for step in range(6, 10):
         ours, theirs = step_of(resumed, step), step_of(straight, step)
@@ -379,7 +381,7 @@ def test_the_newest_and_the_best_checkpoint_stay(tmp_path: Path) -> None:
     reporter = Silent()
     made.trainer(run, reporter).train()
     assert [step for step, _ in reporter.saves] == [1, 2, 3, 4, 5]
-    kept = saved.good_checkpoints(run.path / "checkpoints")
+    kept = checkpoint_folder.good_checkpoints(run.path / "checkpoints")
     assert [path.name for path in kept] == ["step-000002", "step-000004", "step-000005"]
     assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == [p.name for p in kept]
 
@@ -405,8 +407,8 @@ FILES = [
 
 
 def test_a_good_checkpoint_has_no_fault(checkpoint: Path) -> None:
-    assert saved.fault_of(checkpoint) is None
-    assert saved.good_checkpoints(checkpoint.parent) == [checkpoint]
+    assert checkpoint_folder.fault_of(checkpoint) is None
+    assert checkpoint_folder.good_checkpoints(checkpoint.parent) == [checkpoint]
     manifest = json.loads((checkpoint / "COMPLETE").read_text())
     assert sorted(manifest) == sorted(FILES)
     sizes = {name: entry["bytes"] for name, entry in manifest.items()}
@@ -421,12 +423,12 @@ def test_faults_of_a_checkpoint(checkpoint: Path, name: str) -> None:
     flipped[len(good) // 2] ^= 1
     for bad in (bytes(flipped), good[:-1], good + b"\n", b""):
         path.write_bytes(bad)
-        assert saved.fault_of(checkpoint) == f"{name} is not what was written"
-        assert saved.good_checkpoints(checkpoint.parent) == []
+        assert checkpoint_folder.fault_of(checkpoint) == f"{name} is not what was written"
+        assert checkpoint_folder.good_checkpoints(checkpoint.parent) == []
     path.unlink()
-    assert saved.fault_of(checkpoint) == f"{path.name} is missing"
+    assert checkpoint_folder.fault_of(checkpoint) == f"{path.name} is missing"
     path.write_bytes(good)
-    assert saved.fault_of(checkpoint) is None
+    assert checkpoint_folder.fault_of(checkpoint) is None
 
 
 def test_a_checkpoint_without_a_readable_manifest(checkpoint: Path) -> None:
@@ -434,21 +436,21 @@ def test_a_checkpoint_without_a_readable_manifest(checkpoint: Path) -> None:
     text = manifest.read_text()
     for bad in (text[:-5], "", "[]", "{}", '{"trainer.json": 3}'):
         manifest.write_text(bad)
-        assert str(saved.fault_of(checkpoint)).startswith("COMPLETE ")
+        assert str(checkpoint_folder.fault_of(checkpoint)).startswith("COMPLETE ")
     manifest.unlink()
-    assert saved.fault_of(checkpoint) == "COMPLETE is missing"
+    assert checkpoint_folder.fault_of(checkpoint) == "COMPLETE is missing"
 
 
 def test_a_folder_of_another_name_is_no_checkpoint(checkpoint: Path) -> None:
     checkpoint.rename(checkpoint.with_name("step-000006-copy"))
-    assert saved.good_checkpoints(checkpoint.parent) == []
+    assert checkpoint_folder.good_checkpoints(checkpoint.parent) == []
 
 
 def test_checkpoints_come_in_order_of_their_steps(checkpoint: Path) -> None:
     late = checkpoint.with_name("step-1000000")
     copy_of(checkpoint, checkpoint.parent / "other").rename(late)
     early = checkpoint.rename(checkpoint.with_name("step-999999"))
-    assert saved.good_checkpoints(checkpoint.parent) == [early, late]
+    assert checkpoint_folder.good_checkpoints(checkpoint.parent) == [early, late]
 
 
 def test_states_that_do_not_fit_are_input_errors(checkpoint: Path) -> None:
@@ -460,10 +462,10 @@ def test_states_that_do_not_fit_are_input_errors(checkpoint: Path) -> None:
         saved.load_weights(checkpoint, other.contents)
     other = built("lora.r=4")
     with pytest.raises(InputError, match="optimizer"):
-        saved.load_training_state(checkpoint, other.engine.stages)
+        saved.load_training_state(checkpoint, other.engine.stages, TrainerDocument)
     (checkpoint / "trainer.json").write_text("{}")
     with pytest.raises(InputError, match="Field required"):
-        saved.load_training_state(checkpoint, other.engine.stages)
+        saved.load_training_state(checkpoint, other.engine.stages, TrainerDocument)
 
 
 @contextmanager
@@ -506,14 +508,14 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
         assert code == 143
     run = RunFolder(tmp_path / "run")
     assert (run.run["status"], run.run["exit_code"]) == ("interrupted", 143)
-    (path,) = saved.good_checkpoints(run.path / "checkpoints")
+    (path,) = checkpoint_folder.good_checkpoints(run.path / "checkpoints")
     step = int(path.name.removeprefix("step-"))
     assert step >= 3
     assert [r["step"] for r in of_kind(run, "train")] == list(range(1, step + 1))
     assert run.metrics()[-1]["kind"] == "save"
     resumed = built()
     saved.load_weights(path, resumed.contents)
-    assert saved.load_training_state(path, resumed.engine.stages).step == step
+    assert saved.load_training_state(path, resumed.engine.stages, TrainerDocument).step == step
 
 
 def test_an_occupied_folder_is_refused(tmp_path: Path) -> None:
@@ -542,7 +544,7 @@ def test_a_run_that_diverges(tmp_path: Path) -> None:
     assert "step 1" in caught.value.where
     document = json.loads((run.path / "run.json").read_text())
     assert (document["status"], document["exit_code"]) == ("diverged", 6)
-    (path,) = saved.good_checkpoints(run.path / "checkpoints")
+    (path,) = checkpoint_folder.good_checkpoints(run.path / "checkpoints")
     assert [(1, path)] == reporter.saves
     assert [r["kind"] for r in run.metrics()] == ["eval", "train", "save"]
     assert not (run.path / "adapter").exists()

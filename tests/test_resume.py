@@ -23,8 +23,7 @@ from typer.testing import CliRunner
 
 from amaqctl.build import Built, build
 from amaqctl.cli.main import app
-from amaqctl.engine.checkpoint import fault_of
-from amaqctl.engine.checkpoint_names import all_checkpoints
+from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of
 from amaqctl.engine.identity import weights_digest
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError, ResumeError

@@ -9,8 +9,7 @@ from amaqctl.build.assembly import Base
 from amaqctl.build.connect import device, longest_message
 from amaqctl.build.membership import Membership
 from amaqctl.build.provenance import RULES
-from amaqctl.engine.checkpoint import good_checkpoints
-from amaqctl.engine.checkpoint_names import checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.errors import ResumeError
 from amaqctl.model.weight_files import base_sha256

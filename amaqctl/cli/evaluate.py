@@ -99,7 +99,7 @@ def _check_early(run_or_profile: str, overrides: list[str]) -> None:
     try:
         checked_profile(run_or_profile, overrides)
     except InputError as error:
-        if error.error_id != "INPUT-NO-PROFILE":
+        if error.error_id != "INPUT-PROFILE" or error.where is not None:  # a file, by its looks
             raise
         raise InputError(
             f"there is no run and no profile '{run_or_profile}'",

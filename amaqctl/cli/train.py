@@ -13,7 +13,7 @@ from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, co
 from amaqctl.cli.dry_run import dry_run as forecast_run
 from amaqctl.cli.party import train_as_party
 from amaqctl.engine.advice import advised, name_of
-from amaqctl.engine.checkpoint_names import checkpoint_name
+from amaqctl.engine.checkpoint_folder import checkpoint_name
 from amaqctl.engine.resumable import refuse_early
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.run_search import RUNS, existing_run

@@ -8,7 +8,6 @@ safetensors, the rest is JSON: nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,29 +18,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amaqctl.engine.channels import channels_of
-from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import (
+    COMPLETE,
+    FILES,
+    checkpoint_name,
+    digest_of,
+    step_of,
+)
 from amaqctl.engine.optimizer_state import load_optimizers, optimizer_state, read_tensors
-from amaqctl.engine.run_documents import CheckpointIdentity, Manifest, TrainingDocument
+from amaqctl.engine.run_documents import CheckpointIdentity, TrainingDocument
 from amaqctl.engine.stage import Stage
 from amaqctl.errors import InputError
-from amaqctl.model.adapter import CONFIG_FILE, WEIGHTS_FILE, load_adapter, write_adapter
+from amaqctl.model.adapter import load_adapter, write_adapter
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.quantizer import QuantizerEnd
 from amaqctl.storage import (
-    open_regular,
     read_document,
     write_folder,
 )
 
-COMPLETE = "COMPLETE"
-_FILES = {
-    f"adapter/{CONFIG_FILE}",
-    f"adapter/{WEIGHTS_FILE}",
-    "quantizer.safetensors",
-    "trainer.safetensors",
-    "trainer.json",
-}
 _MAX_TRAINER_BYTES = 8 * 2**20  # it keeps every evaluation
 
 
@@ -106,40 +102,14 @@ def _write_parts(
     save_file(optimizer_state(contents.stages), folder / "trainer.safetensors")
     _dump(folder / "trainer.json", {"step": step, "messages": messages, **trainer_state})
     manifest = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)}
-        for name in sorted(_FILES)
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest_of(folder / name)}
+        for name in sorted(FILES)
     }
     _dump(folder / COMPLETE, manifest)
 
 
 def _dump(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def fault_of(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None when every file is as it was written."""
-    try:
-        manifest = read_document(folder / COMPLETE, Manifest).root
-        for name in sorted(_FILES - manifest.keys()):
-            return f"{COMPLETE} does not list {name}"
-        for name in sorted(manifest.keys() - _FILES):
-            return f"{COMPLETE} lists {name}, which is no file of a checkpoint"
-        for name, expected in manifest.items():
-            path = folder / name
-            if path.stat().st_size != expected.bytes or _digest(path) != expected.sha256:
-                return f"{name} is not what was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except InputError as error:
-        return f"{Path(error.where or COMPLETE).name} {error.message}"
-    except OSError as error:
-        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
-    return None
-
-
-def good_checkpoints(folder: Path) -> list[Path]:
-    """Usable checkpoints of a run, oldest first."""
-    return [path for path in all_checkpoints(folder) if fault_of(path) is None]
 
 
 def identity_of(checkpoint: Path) -> dict[str, Any]:
@@ -211,8 +181,3 @@ def quantizer_state(contents: CheckpointContents) -> dict[str, Tensor]:
         for key, tensor in quantizer.state_dict().items():
             flat[f"{place}.{key}"] = tensor.detach().cpu().contiguous().clone()
     return flat
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path, None) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amaqctl.engine.checkpoint import best_checkpoint, fault_of
-from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
+from amaqctl.engine.checkpoint import best_checkpoint
+from amaqctl.engine.checkpoint_folder import all_checkpoints, checkpoint_name, fault_of, step_of
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from amaqctl.engine.bits_report import SiteReport, Vector, report_arrays
 from amaqctl.engine.channels import sending_channels
 from amaqctl.engine.checkpoint import CheckpointContents, quantizer_state
-from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import all_checkpoints, checkpoint_name, step_of
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.model.adapter import save_adapter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amaqctl.engine.advice import advised
-from amaqctl.engine.checkpoint_names import all_checkpoints, step_of
+from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of, step_of
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError, ResumeError
 
@@ -24,7 +24,8 @@ def refuse_early(run: RunFolder, max_steps: int | None) -> None:
     checkpoints = all_checkpoints(run.path / "checkpoints")
     newest = checkpoints[-1] if checkpoints else None
     refuse_lost(run, newest)
-    if (steps := max_steps or run.run.get("max_steps")) is not None:
+    steps = max_steps or run.run.get("max_steps")
+    if steps is not None and (newest is None or fault_of(newest) is None):
         refuse_complete(run, newest, steps)
 
 

@@ -18,12 +18,11 @@ from amaqctl.engine.advice import way_on
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     best_checkpoint,
-    good_checkpoints,
     load_training_state,
     load_weights,
     save_checkpoint,
 )
-from amaqctl.engine.checkpoint_names import checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.learning_rate import LearningRate

@@ -24,12 +24,11 @@ from amaqctl.model.lora import (
     lora_parameters,
     peft_config,
 )
-from amaqctl.model.lora_settings import AttachedLora, LoraSettings
+from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AttachedLora, LoraSettings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import StageModel
 from amaqctl.storage import check_regular, read_json, write_folder
 
-CONFIG_FILE = "adapter_config.json"
 # Settings beside r and alpha by which peft makes something else of the same weights.
 _MEANING = (
     "peft_type",
@@ -40,7 +39,6 @@ _MEANING = (
     "bias",
     "lora_bias",
 )
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def save_adapter(
@@ -70,8 +68,8 @@ def write_adapter(
     for stage in stages:
         weights |= {n: p.detach().cpu().contiguous() for n, p in lora_parameters(stage).items()}
     text = json.dumps(_config_document(stages, source, settings), indent=2, sort_keys=True)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(stages: Sequence[StageModel], folder: Path) -> None:
@@ -116,7 +114,7 @@ def _plain(value: Any) -> Any:
 def _refuse_foreign_content(folder: Path) -> None:
     if not folder.exists():
         return
-    ours = {CONFIG_FILE, WEIGHTS_FILE}
+    ours = {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     foreign = [e.name for e in folder.iterdir() if e.name not in ours] if folder.is_dir() else [""]
     if foreign:
         raise InputError(
@@ -134,18 +132,18 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: unreadable files, or a weight that is not finite.
     """
     try:
-        config = read_json(folder / CONFIG_FILE)
-        check_regular(folder / WEIGHTS_FILE)
-        weights = load_file(folder / WEIGHTS_FILE)
+        config = read_json(folder / ADAPTER_CONFIG)
+        check_regular(folder / ADAPTER_WEIGHTS)
+        weights = load_file(folder / ADAPTER_WEIGHTS)
     except (OSError, InputError, SafetensorError) as error:
         raise _misfit(folder, f"the adapter cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise _misfit(folder, f"{CONFIG_FILE} holds no JSON object")
+        raise _misfit(folder, f"{ADAPTER_CONFIG} holds no JSON object")
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise InputError(
                 f"{name} of the adapter holds values that are not finite",
-                where=str(folder / WEIGHTS_FILE),
+                where=str(folder / ADAPTER_WEIGHTS),
                 hint="take an earlier checkpoint, or train again",
                 error_id="INPUT-ADAPTER",
             )

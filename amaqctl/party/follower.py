@@ -16,12 +16,16 @@ from torch import Tensor
 
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
-    good_checkpoints,
     load_training_state,
     load_weights,
     save_checkpoint,
 )
-from amaqctl.engine.checkpoint_names import all_checkpoints, checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import (
+    all_checkpoints,
+    checkpoint_name,
+    good_checkpoints,
+    step_of,
+)
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.look import Look
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome

@@ -48,7 +48,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     raise InputError(
         f"no profile named {text!r}",
         hint=_hint(text),
-        error_id="INPUT-NO-PROFILE",
+        error_id="INPUT-PROFILE",
     )
 
 
