@@ -46,6 +46,7 @@ TESTS = {
     "amaqctl/quantizer/contract.py": f"{_CONTRACT} test_quantizer_twin test_sample_memory",
     "amaqctl/quantizer/end.py": f"{_CONTRACT} test_plugin_blame test_quantizer_end",
     "amaqctl/quantizer/report_fault.py": "test_report_fault",
+    "amaqctl/quantizer/tensors.py": f"{_CONTRACT} test_rounding_noise test_quantizer_fixed_group",
     "amaqctl/quantizer/sample_memory.py": "test_sample_memory test_quantizer_aq_sgd",
     "amaqctl/quantizers/": f"{_AMAQ} {_GRID}",
     "amaqctl/quantizers/aq_sgd.py": "test_quantizer_aq_sgd test_quantizer_layouts",
