@@ -165,8 +165,11 @@ class Quantizer(nn.Module, ABC):
             return self._twin().dequantize(quantized, context)
 
     def keep_decoder(self) -> None:
-        """Have the twin of `decoded` from the start, so that states have the same names always."""
-        if type(self).decoded is Quantizer.decoded:
+        """Have the twin of `decoded` from the start, so that states have the same names always.
+
+        At a receiver, which the twin itself is, it does nothing.
+        """
+        if self.site.end == "sender" and type(self).decoded is Quantizer.decoded:
             self._twin()
 
     def once_accepted(self, change: Callable[[], None]) -> None:
