@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from amaqctl.engine.run_documents import Manifest
 from amaqctl.errors import InputError
 from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amaqctl.storage import open_regular, read_document
@@ -47,6 +46,8 @@ def good_checkpoints(folder: Path) -> list[Path]:
 
 def fault_of(folder: Path) -> str | None:
     """Why a checkpoint cannot be used, or None when every file is as it was written."""
+    from amaqctl.engine.run_documents import Manifest  # slow, and `--help` comes by here
+
     try:
         manifest = read_document(folder / COMPLETE, Manifest).root
         for name in sorted(FILES - manifest.keys()):
