@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from party_processes import ended, outcome, prepare, start
+from safetensors.torch import load_file
 from transport_parts import free_port
 
 CASES = {
@@ -60,7 +61,9 @@ def as_parties(place: Path, commands: dict[str, list[list[str]]]) -> dict[str, l
     return {name: ended(process) for name, process in processes.items()}
 
 
-def test_two_organisations_train_what_one_process_trains(alone: Path) -> None:
+@pytest.fixture(scope="module")
+def together(alone: Path) -> Path:
+    """And by two organisations, at each of which every command succeeds."""
     commands = {
         party: [
             ["train", "p.yaml", *words(*settings), "--party", f"{party}.yaml", "--out", name]
@@ -68,17 +71,44 @@ def test_two_organisations_train_what_one_process_trains(alone: Path) -> None:
         ]
         for party in ("client", "server")
     }
-    for party, results in as_parties(alone, commands).items():
+    told = as_parties(alone, commands)
+    (alone / "told.txt").write_text(told["client"][0][1])
+    for party, results in told.items():
         assert [code for code, _, _ in results] == [0] * len(CASES), (party, results)
+    return alone
+
+
+def test_two_organisations_train_what_one_process_trains(together: Path) -> None:
     for name in CASES:
-        found = outcome(alone / name / "client", alone / name / "server")
-        expected = outcome(alone / f"alone-{name}")
+        found = outcome(together / name / "client", together / name / "server")
+        expected = outcome(together / f"alone-{name}")
         for what in expected:
             assert found[what] == expected[what], (name, what)
         assert found["adapter"]
         assert found["states"] or name != "amaq"
     # Each has its own stages only.
-    assert len(outcome(alone / "amaq" / "server")["adapter"]) == 16
+    assert len(outcome(together / "amaq" / "server")["adapter"]) == 16
+
+
+def test_what_needs_every_stage_says_so(together: Path, tmp_path: Path) -> None:
+    client, server = (together / "amaq" / party for party in ("client", "server"))
+    asked = [
+        ["eval", client],
+        ["export", server, "--to", tmp_path / "merged", "--merge"],
+        ["export", server, "--to", tmp_path / "own"],
+        ["train", "--resume", client, "--max-steps", "9"],
+        ["inspect-bits", server],
+        ["runs", server],
+    ]
+    found = ended(start(together, asked))
+    assert [code for code, _, _ in found] == [4, 4, 0, 2, 0, 0], found
+    assert "an evaluation needs every stage, and others of this run lie at" in found[0][2]
+    assert "a merge needs every stage" in found[1][2]
+    assert not (tmp_path / "merged").exists()
+    assert "the adapter holds the layers of this party alone" in found[2][2]
+    assert len(load_file(tmp_path / "own" / "adapter_model.safetensors")) == 16
+    assert "give --party FILE at every party" in found[3][2]
+    assert f"amaqctl inspect-bits {Path('amaq', 'client')}" in (together / "told.txt").read_text()
 
 
 def test_three_processes_of_a_cluster_train_what_one_process_trains(alone: Path) -> None:

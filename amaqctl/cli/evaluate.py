@@ -94,7 +94,9 @@ def evaluate(
 
 
 def _check_early(run_or_profile: str, overrides: list[str]) -> None:
-    if find_run(run_or_profile, RUNS) is not None:
+    run = find_run(run_or_profile, RUNS)
+    if run is not None:
+        run.refuse_of_parties("an evaluation")
         return
     try:
         checked_profile(run_or_profile, overrides)

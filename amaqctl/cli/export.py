@@ -56,6 +56,10 @@ def export(
         if onto_another_base and not merge:
             raise UsageError("--onto-another-base goes with --merge")
         refuse_export(to)
+        if merge:
+            folder.refuse_of_parties("a merge")
+        elif folder.is_of_parties:
+            session.warn("the adapter holds the layers of this party alone")
         session.note("loading …")
         from amaqctl import exporting, runs
         from amaqctl.engine.checkpoint_choice import choose_checkpoint

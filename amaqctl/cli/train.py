@@ -128,7 +128,9 @@ def _train(
 def _tell(session: Session, result: dict[str, Any], run: RunFolder) -> None:
     last = checkpoint_name(result["steps"])
     data = {"run": str(run.path), "id": run.run["id"], "checkpoint": last, **result}
-    way_on = advised("eval", name_of(run, RUNS), "--boundary", "both")
+    name = name_of(run, RUNS)
+    whole = ("eval", name, "--boundary", "both")
+    way_on = advised(*(("inspect-bits", name) if run.is_of_parties else whole))
     session.result(data, _report(data, way_on), str(run.path))
 
 

@@ -147,6 +147,28 @@ class RunFolder:
                 if (self.path / name).exists():
                     cut_torn_line(self.path / name)
 
+    @property
+    def is_of_parties(self) -> bool:
+        """Whether other stages of this run lie at other parties."""
+        return bool(self.run.get("session"))
+
+    def refuse_of_parties(self, what: str) -> None:
+        """Refuse what needs every stage of the model.
+
+        Args:
+            what: that is asked for, as the subject of a sentence.
+
+        Raises:
+            InputError: other stages lie at other parties.
+        """
+        if self.is_of_parties:
+            raise InputError(
+                f"{what} needs every stage, and others of this run lie at other parties",
+                where=str(self.path),
+                hint="the leader's metrics hold its evaluations; each party has its own adapter",
+                error_id="INPUT-PARTIES",
+            )
+
     def sync_metrics(self) -> None:
         """Flush the metrics to disk, so that no checkpoint knows more than they do."""
         if (self.path / "metrics.jsonl").exists():

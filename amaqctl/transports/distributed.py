@@ -53,7 +53,7 @@ class DistributedTransport(RoutedTransport):
             raise UsageError(
                 "it joins the processes of several parties, and this is one process alone",
                 where=_WHERE,
-                hint="start each party by itself, or use transport.name=loopback",
+                hint="give --party FILE at every party, or use transport.name=loopback",
             )
         # Both import torch, which a mere look at the options must not.
         from amaqctl.transports.gloo_meeting import meet

@@ -52,7 +52,7 @@ class GrpcTransport(RoutedTransport):
             raise UsageError(
                 "it joins the processes of several parties, and this is one process alone",
                 where=_WHERE,
-                hint="start each party by itself, or use transport.name=loopback",
+                hint="give --party FILE at every party, or use transport.name=loopback",
             )
         networking("grpc", _WHERE)
         networking("cryptography", _WHERE)
