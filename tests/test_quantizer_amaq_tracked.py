@@ -413,3 +413,28 @@ def test_gradients_can_be_sent_though_no_surrogate_is_ever_asked(options):
         budget = 8.0 - 4.0 * min(step / 19.5, 1.0)
         assert sum(_widths(sender)) == round(len(_widths(sender)) * budget)
     assert not sender.harm.num_gradients_K.any()
+
+
+def test_the_slope_of_a_gate_changes_no_width():
+    """Gates are set so that they say what water-filling found, whatever `alpha` is."""
+    one, other = (_build(target_bits=3.3, alpha=alpha) for alpha in (1.0, 4.0))
+    for step in range(4):
+        x, g = _input(step) * STEEP, _random((2, 8, NUM_CHANNELS), 50 + step)
+        assert _trained(one, x, g, step) == _trained(other, x, g, step)
+        assert _widths(one) == _widths(other)
+    assert len(set(_widths(one))) > 1
+
+
+def test_nothing_was_sent_yet():
+    quantizer = _build(target_bits=4)
+    assert quantizer.allocation() is None
+    _sent(quantizer, _input(0))
+    assert quantizer.allocation().num_columns == NUM_CHANNELS
+
+
+def test_widths_of_steps_that_are_over_are_forgotten():
+    quantizer = _build(axis="position", target_bits=4)
+    for step in range(5):
+        for length in (4, 6):
+            _trained(quantizer, _input(step)[:, :length], torch.ones(2, length, NUM_CHANNELS), step)
+    assert {key[0] for key in quantizer._widths} == {4}
