@@ -56,10 +56,7 @@ def export(
         if onto_another_base and not merge:
             raise UsageError("--onto-another-base goes with --merge")
         refuse_export(to)
-        if merge:
-            folder.refuse_of_parties("a merge")
-        elif folder.is_of_parties:
-            session.warn("the adapter holds the layers of this party alone")
+        _look_for_other_parties(session, folder, merge)
         session.note("loading …")
         from amaqctl import exporting, runs
         from amaqctl.engine.checkpoint_choice import choose_checkpoint
@@ -86,6 +83,13 @@ def export(
         data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
         data |= _exported(to, base, check)
         session.result(data, _text(data, check), str(to))
+
+
+def _look_for_other_parties(session: Session, run: RunFolder, merge: bool) -> None:
+    if merge:
+        run.refuse_of_parties("a merge")
+    elif run.is_of_parties:
+        session.warn("the adapter holds the layers of this party alone")
 
 
 def _merge(
