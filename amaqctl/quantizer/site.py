@@ -22,8 +22,8 @@ class Site:
         max_positions: longest sequence in tokens.
         num_samples: training samples, for memories bounded by it.
         seed: the run's seed.
-        end: which end of the channel this instance is. What it decides may move no byte: it is
-            for what one end alone has need of.
+        end: which end of the channel this instance is, ``sender`` or ``receiver``. What it decides
+            may move no byte: it is for what one end alone has need of.
         batch_size: rows of a whole training batch, micro-batches together.
         num_micro_batches: messages that a training batch is sent in.
     """

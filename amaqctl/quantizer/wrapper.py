@@ -97,6 +97,10 @@ class Wrapper(Quantizer):
     def remember(self, decoded: Tensor, context: TensorContext, x: Tensor | None) -> None:
         """Told of every message once it is good, at both ends; override it to keep something.
 
+        Of evaluation too, which must change nothing: test `context.training`. At the sender it is
+        called within `quantize`, before `surrogate`. What the sender alone keeps is of no use to
+        `inverse`, which must give the same at both ends.
+
         Args:
             decoded: x̂ as the receiver has it, float32, the same bits at both ends.
             x: what was to be sent, float32, at the sender; None at the receiver.
