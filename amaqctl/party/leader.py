@@ -53,7 +53,6 @@ class Followers:
         firsts = {name: route.holders.index(name) for name in route.holders}
         self._stages = {name: stage for name, stage in firsts.items() if name != route.me}
         self._last_holder = route.holders[-1]
-        self.control_bytes = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,9 +61,8 @@ class Followers:
 
     def say(self, name: str, note: Note, labels_BT: Tensor | None = None) -> None:
         """Send one follower a note."""
-        data = note_to_bytes(note, labels_BT)
-        self.control_bytes += len(data)
-        self._transport.send(Address(self._stages[name], ORDER), data)
+        address = Address(self._stages[name], ORDER)
+        self._transport.send(address, note_to_bytes(note, labels_BT))
 
     def hear(self, name: str, cls: type[NoteOf]) -> NoteOf:
         """The next reply of one follower; waits.
@@ -73,9 +71,7 @@ class Followers:
             WireError: it is another note than the one that is due.
             AmaqError: the follower failed or is lost.
         """
-        address = Address(self._stages[name], REPLY)
-        data = self._transport.receive(address)
-        self.control_bytes += len(data)
+        data = self._transport.receive(Address(self._stages[name], REPLY))
         note, _ = note_from_bytes(data, self._max_note_bytes)
         if not isinstance(note, cls):
             raise WireError(f"'{note.kind}' where '{cls.kind}' was due", where=f"party {name}")
