@@ -88,7 +88,8 @@ def test_a_norm_above_the_limit_is_brought_to_it(limit: float | None, scale: flo
     assert norms == {0: 3.0, 1: 4.0}
     norm = total_norm(norms, 0, CPU)
     assert norm == 5.0
-    made.update(norm, step=1)
+    made.clip(norm)
+    made.update(step=1)
     rate = 8.0  # the peak, after one step of warmup
     assert first.tolist() == pytest.approx([-3 * scale * rate, 0.0], rel=1e-5)
     assert second.tolist() == pytest.approx([-4 * scale * rate], rel=1e-5)
@@ -103,16 +104,17 @@ def test_the_rate_follows_the_step_and_only_for_lora_weights() -> None:
     for step, rate in enumerate([4.0, 8.0, 6.0, 4.0, 2.0]):
         weight.grad = torch.ones(1)
         before = float(weight.detach())
-        made.update(1.0, step)
+        made.update(step)
         assert before - float(weight.detach()) == rate
     alone = stage([], [gate], 1.0)
     gate.grad = torch.ones(1)
     before = float(gate.detach())
     assert alone.gradient_norms() == {}
     assert total_norm({}, 0, CPU) == 0.0
-    alone.update(0.0, 0)
+    alone.clip(0.0)
+    alone.update(0)
     assert before - float(gate.detach()) == 0.5
-    stage([], [], None).update(0.0, 0)  # a stage with nothing to learn
+    stage([], [], None).update(0)  # a stage with nothing to learn
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

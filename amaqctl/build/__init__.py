@@ -18,7 +18,8 @@ from amaqctl.engine.checkpoint import CheckpointContents
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
 from amaqctl.engine.run_folder import RunFolder
-from amaqctl.engine.trainer import Reporter, Trainer, TrainSettings
+from amaqctl.engine.train_settings import TrainSettings
+from amaqctl.engine.trainer import Reporter, Trainer
 from amaqctl.model.folder import folder_warnings
 from amaqctl.model.source import ModelSource
 from amaqctl.model.tokenizer import check_tokens, load_tokenizer, pad_token_id
@@ -66,6 +67,7 @@ class Built:
             batch_size=profile.train.batch_size,
             seed=profile.train.seed,
             learning_rate=learning_rate(self.loaded),
+            average_every=profile.clients.average_every,
             evaluate_every=profile.eval.every,
             save_every=profile.checkpoint.every,
             keep_last=profile.checkpoint.keep_last,

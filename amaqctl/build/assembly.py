@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,27 +61,44 @@ def base_of(loaded: LoadedProfile) -> Base:
     return Base(loaded, parts, source, config, _checked_ranges(loaded, num_layers(config)))
 
 
+def load_models(base: Base, held: Sequence[int]) -> dict[int, StageModel]:
+    """Load stages, with their adapters.
+
+    Args:
+        held: their indices in the whole model.
+
+    Raises:
+        ProfileError, InputError, ResourceError: with the place and a hint.
+    """
+    settings = lora_settings(base.loaded)
+    return {i: _load_model(base.loaded, base.source, settings, base.ranges[i]) for i in held}
+
+
 def assemble(
-    base: Base, facts: DataFacts, membership: Membership | None
+    base: Base,
+    facts: DataFacts,
+    membership: Membership | None,
+    models: Mapping[int, StageModel] | None = None,
 ) -> tuple[Engine, CheckpointContents]:
     """Load the stages of this process, and connect them.
 
     Args:
         membership: None for all stages in this process.
+        models: the stages, where they are loaded already.
 
     Raises:
         ProfileError, PluginError, InputError, ResourceError: with the place and a hint.
     """
     loaded, parts = base.loaded, base.parts
     _set_determinism(loaded.profile.train.deterministic)
-    settings = _lora_settings(loaded)
+    settings = lora_settings(loaded)
     if membership is None:
         held: tuple[int, ...] = tuple(range(len(base.ranges)))
         part = parts.transport
         transport = make_transport(part.name, part.cls, part.config)
     else:
         held, transport = membership.route.stages, membership.transport
-    models = {i: _load_model(loaded, base.source, settings, base.ranges[i]) for i in held}
+    models = load_models(base, held) if models is None else models
     engine = connect(loaded, parts, facts, models, len(base.ranges), transport)
     if membership is not None:
         engine.inbox = membership.transport
@@ -103,7 +121,8 @@ def _check_rank(loaded: LoadedProfile, config: Any) -> None:
         raise profile_error([loaded.problem_at("lora.r", message)])
 
 
-def _lora_settings(loaded: LoadedProfile) -> LoraSettings:
+def lora_settings(loaded: LoadedProfile) -> LoraSettings:
+    """The adapter that a profile asks for."""
     lora = loaded.profile.lora
     targets = lora.target_modules
     return LoraSettings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from amaqctl.build.parts import Parts
 from amaqctl.errors import InputError, UsageError
 from amaqctl.profile import LoadedProfile, load_settings
 from amaqctl.transports.connection_state import OnStatus
+from amaqctl.transports.grpc_stream import Door
 from amaqctl.transports.party_settings import PartySettings
 from amaqctl.transports.route import Route
 from amaqctl.transports.routed import RoutedTransport
@@ -26,6 +28,51 @@ class Membership:
 
     route: Route
     transport: RoutedTransport
+
+
+@dataclass(frozen=True)
+class House:
+    """A server of several clients, each of which it awaits at one port.
+
+    Args:
+        party: its settings.
+        door: the port.
+        open_transport: a transport toward one client, given the settings toward that one.
+    """
+
+    party: PartySettings
+    door: Door
+    open_transport: Callable[[PartySettings], RoutedTransport]
+
+    def expect(self, client: str) -> Membership:
+        """Await a client that begins anew."""
+        toward = self.party.for_client(client)
+        return Membership(toward.route, self.open_transport(toward))
+
+
+def host(parts: Parts, party: PartySettings, on_status: OnStatus) -> House:
+    """Open the profile's transport as a server of several clients.
+
+    Raises:
+        UsageError: it is not one that several clients come to.
+        InputError, PluginError: it cannot be opened.
+    """
+    part = parts.transport
+    offer = registry.find(registry.TRANSPORTS, part.name)
+    if not hasattr(part.cls, "open_door"):
+        raise UsageError(
+            f"transport '{part.name}' knows no server of several clients",
+            hint="set transport.name to grpc, or leave out the clients of the party file",
+        )
+    with offer.blamed("open_door"):
+        door = part.cls.open_door(party, on_status)
+
+    def opened(toward: PartySettings) -> RoutedTransport:
+        with offer.blamed("__init__"):
+            transport: RoutedTransport = part.cls(part.config, toward, None, on_status, door)
+        return transport
+
+    return House(party, door, opened)
 
 
 def read_party(path: Path, loaded: LoadedProfile | None) -> PartySettings:

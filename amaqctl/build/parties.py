@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from amaqctl.build.assembly import Base
+from amaqctl.build.assembly import Base, lora_settings
 from amaqctl.build.connect import device, longest_message
 from amaqctl.build.membership import Membership
 from amaqctl.build.provenance import RULES
 from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.errors import ResumeError
+from amaqctl.model.lora import lora_places
+from amaqctl.model.several import adapter_shapes
+from amaqctl.model.stage_model import StageModel
 from amaqctl.model.weight_files import base_sha256
 from amaqctl.party.agreement import PROTOCOL, DataFacts, Document, Told, agree, newest_common
 from amaqctl.party.leader import Followers
 from amaqctl.party.notes import MAX_NOTE_BYTES, Greeting
+from amaqctl.party.weights import Shapes, max_weights_bytes
 from amaqctl.transports.party_settings import TrafficLimits
 
+NO_SHAPES: Shapes = MappingProxyType({})
 _CONFIG = "config.json"
 _LABEL_BYTES = 4
 
@@ -28,6 +35,9 @@ def document_of(
     session: str,
     saved: Sequence[int],
     data: DataFacts | None = None,
+    *,
+    clients: tuple[str, ...] = (),
+    is_running: bool = False,
 ) -> Document:
     """What this party greets with.
 
@@ -35,6 +45,7 @@ def document_of(
         session: of the run.
         saved: steps of its good checkpoints.
         data: of the leader.
+        clients, is_running: of a server of several, as in `amaqctl.party.agreement.Told`.
     """
     files = base_sha256(base.source)
     profile = base.loaded.profile.model_dump(mode="json")
@@ -56,18 +67,38 @@ def document_of(
         device=str(machine["cuda"] or device()),
         files=files,
         saved=tuple(saved),
+        clients=clients,
+        is_running=is_running,
     )
     return Document(protocol=PROTOCOL, session=session, shared=shared, told=told, data=data)
 
 
-def limits_of(base: Base, facts: DataFacts) -> TrafficLimits:
-    """What one party may make another hold: messages in flight, notes, and some to spare."""
+def client_shapes(base: Base, models: Mapping[int, StageModel]) -> Shapes:
+    """Shapes of the adapter weights that a client of several has, by place.
+
+    Args:
+        models: the stages that the server holds.
+    """
+    held = {place for model in models.values() for place in lora_places(model)}
+    every = adapter_shapes(base.config, lora_settings(base.loaded))
+    return {place: shape for place, shape in every.items() if place not in held}
+
+
+def limits_of(base: Base, facts: DataFacts, client_shapes: Shapes = NO_SHAPES) -> TrafficLimits:
+    """What one party may make another hold: messages in flight, notes, and some to spare.
+
+    Args:
+        client_shapes: of weights that may come to be averaged.
+    """
     train = base.loaded.profile.train
     labels = _LABEL_BYTES * train.batch_size * facts.num_positions
     longest = longest_message(base.loaded, facts, base.config.hidden_size)
     num_links = len(base.ranges) - 1
     return TrafficLimits(
-        max_message_bytes=max(longest, max_note_bytes(base, facts)) + labels,
+        max_message_bytes=max(
+            longest, max_note_bytes(base, facts), max_weights_bytes(client_shapes)
+        )
+        + labels,
         max_queued_messages=2 * num_links * (train.micro_batches + 2) + 16,
     )
 
@@ -79,29 +110,58 @@ def max_note_bytes(base: Base, facts: DataFacts) -> int:
     )
 
 
+@dataclass(frozen=True)
+class Met:
+    """The followers of a leader, when all have agreed with it.
+
+    Args:
+        saved: steps that each has saved, by name.
+        warnings: one sentence each.
+        is_running: whether other clients of the server are at work already.
+    """
+
+    followers: Followers
+    saved: Mapping[str, Sequence[int]]
+    warnings: Sequence[str]
+    is_running: bool
+
+
 def meet(
-    base: Base, membership: Membership, mine: Document, facts: DataFacts
-) -> tuple[Followers, dict[str, Sequence[int]], list[str]]:
+    base: Base,
+    membership: Membership,
+    mine: Document,
+    facts: DataFacts,
+    models: Mapping[int, StageModel],
+) -> Met:
     """The leader greets every follower, and holds what each answers against its own.
 
-    Returns:
-        The followers; the steps that each has saved, by name; warnings.
+    Args:
+        models: the stages that the leader holds.
 
     Raises:
         InputError: a party differs; the key and both values are named.
         AmaqError: one failed, or is lost.
     """
-    followers = Followers(membership.route, membership.transport, max_note_bytes(base, facts))
+    shapes = {
+        place: tuple(weight.shape)
+        for model in models.values()
+        for place, weight in lora_places(model).items()
+    }
+    followers = Followers(
+        membership.route, membership.transport, max_note_bytes(base, facts), shapes
+    )
     for name in followers.names:
         followers.say(name, mine.greeting())
-    saved: dict[str, Sequence[int]] = {}
+    told: dict[str, Told] = {}
     warnings: list[str] = []
     for name in followers.names:
         agreement = agree(mine, Document.of(followers.hear(name, Greeting)))
-        saved[name] = agreement.theirs.told.saved
+        told[name] = agreement.theirs.told
         warnings += agreement.warnings
-    membership.transport.allow(limits_of(base, facts))
-    return followers, saved, warnings
+    followers.has_other_clients = any(len(one.clients) > 1 for one in told.values())
+    membership.transport.allow(limits_of(base, facts, shapes))
+    saved = {name: one.saved for name, one in told.items()}
+    return Met(followers, saved, warnings, any(one.is_running for one in told.values()))
 
 
 def common_checkpoint(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amaqctl.cli.console.early import checked_profile
-from amaqctl.cli.console.following import FollowingProgress
+from amaqctl.cli.console.following import FollowingProgress, ServingProgress
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Session
 from amaqctl.engine.advice import advised
+from amaqctl.engine.checkpoint_folder import good_checkpoints, step_of
 from amaqctl.engine.resumable import refuse_early
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.engine.run_search import existing_run
@@ -48,6 +49,10 @@ def train_as_party(
         AmaqError: everything that ends a run, at any party.
     """
     party, loaded, run = _asked(party_file, profile, resume, overrides, out)
+    if party.clients:
+        root = out or (Path(resume) if resume is not None else None)
+        _serve(session, party, loaded, root)
+        return None
     if run is not None and party.route.leads:
         refuse_early(run, max_steps)
     session.note("loading …")
@@ -93,9 +98,13 @@ def _asked(
         return party, checked, None
     from amaqctl.runs import profile_of
 
-    name = read_party(party_file, None).name
+    settings = read_party(party_file, None)
+    name = settings.name
     own = Path(resume) / name
-    run = existing_run(str(own) if (own / "run.json").exists() else resume)
+    if settings.clients:
+        run = _run_of_a_client(own)
+    else:
+        run = existing_run(str(own) if (own / "run.json").exists() else resume)
     loaded = profile_of(run, overrides)
     if (known := run.run.get("party", name)) != name:
         raise InputError(
@@ -105,6 +114,49 @@ def _asked(
             error_id="INPUT-PARTY",
         )
     return read_party(party_file, loaded), loaded, run
+
+
+def _run_of_a_client(server: Path) -> RunFolder:
+    """One of the runs in the folder of a server of several clients: all have one profile."""
+    runs = sorted(path.parent for path in server.glob("*/run.json"))
+    if not runs:
+        raise InputError(
+            "there is no run of a client",
+            where=str(server),
+            hint="give --resume the folder that --out named",
+            error_id="INPUT-RUN",
+        )
+    return RunFolder(runs[0])
+
+
+def _serve(
+    session: Session, party: PartySettings, loaded: LoadedProfile, root: Path | None
+) -> None:
+    from secrets import token_hex
+
+    session.note("loading …")
+    from amaqctl.build.membership import host
+    from amaqctl.build.parts import resolve_parts
+    from amaqctl.following import serve
+
+    house = host(
+        resolve_parts(loaded), party, lambda status: session.note(f"{status.peer} {status.text}")
+    )
+    if root is None:
+        root = Path(loaded.profile.output.root) / f"{loaded.name}-{token_hex(4)}"
+    session.note(f"waiting for {', '.join(party.clients)} …")
+    observer = ServingProgress(session.quiet)
+    served = serve(loaded, house, root / party.name, observer)
+    sent = sum(result["wire_bytes"] for result in served.results.values())
+    place = str(served.folder)
+    data = {"run": place, "party": party.name, "clients": served.results}
+    rows = [
+        ("run", place),
+        ("status", f"served {', '.join(served.results)} to the end"),
+        ("wire", f"{mib(sent)} sent from here"),
+        ("roll", f"{place}/roll.jsonl"),
+    ]
+    session.result(data, facts(rows), place)
 
 
 def _lead(
@@ -131,23 +183,34 @@ def _lead(
         built, run, checkpoint = runs.resumed(str(run.path), overrides, session.warn, membership)
         name = str(run.run.get("session", ""))
     facts_ = data_facts(built.loaded, built.task)
-    mine = document_of(built.base, membership, name, [], facts_)
+    saved = [] if run is None else [step_of(p) for p in good_checkpoints(run.path / "checkpoints")]
+    mine = document_of(built.base, membership, name, saved, facts_)
     session.note(f"waiting for {', '.join(membership.route.peers)} …")
-    followers, saved, warnings = meet(built.base, membership, mine, facts_)
+    models = {index: stage.model for index, stage in built.engine.stages.items()}
+    met = meet(built.base, membership, mine, facts_, models)
+    if met.is_running and run is not None:
+        raise InputError(
+            "the other clients are at work, and have gone on from where this run was left",
+            where=str(run.path),
+            hint="start without --resume: it then joins them, with the mean of their adapters",
+            error_id="INPUT-PARTY",
+        )
     if run is None:
         run = runs.new_run(built, folder, None, name)
     else:
-        checkpoint = common_checkpoint(run.path, checkpoint, saved)
-    for text in (*built.warnings, *warnings):
+        checkpoint = common_checkpoint(run.path, checkpoint, met.saved)
+    for text in (*built.warnings, *met.warnings):
         session.warn(text)
     if checkpoint is not None:
         session.note(f"going on from {checkpoint.name}")
-    built.engine.others = followers
+    if met.is_running:
+        session.note("joining the other clients at their next mean …")
+    built.engine.others = met.followers
     try:
         with TrainingProgress(run.path.name, session.quiet) as progress:
-            return built.trainer(run, progress).train(checkpoint), run
+            return built.trainer(run, progress).train(checkpoint, joins=met.is_running), run
     except Interrupted as error:
-        followers.stop(error.message)
+        met.followers.stop(error.message)
         raise
 
 

@@ -15,12 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from amaqctl.engine.fellows import Alone, Fellows
 from amaqctl.engine.generations import Generations
 from amaqctl.engine.gradient_norm import total_norm
 from amaqctl.engine.look import Look, Seen, seen_in
 from amaqctl.engine.others import Inbox, LookPart, Nobody, Others, StepPart
-from amaqctl.engine.schedule import Action, Turns, fed_by
+from amaqctl.engine.shared_state import gradients_of, set_gradients
 from amaqctl.engine.stage import Given, Stage
+from amaqctl.engine.step_runner import StepRunner
 from amaqctl.engine.traffic import Traffic
 from amaqctl.engine.untrained import blamed_on_the_base
 from amaqctl.errors import InputError
@@ -60,6 +62,7 @@ class Engine:
     Attributes:
         others: the parties that follow this one; nobody in one process.
         inbox: what stages held elsewhere send; None in one process.
+        fellows: the engines beside this one that train the same model for other clients.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Engine:
         self.listeners: list[MessageListener] = []
         self.others: Others = Nobody()
         self.inbox: Inbox | None = None
+        self.fellows: Fellows = Alone()
         self._num_micro_batches = num_micro_batches
         self._sent = Traffic()
         self._boundary: Boundary = "quantized"
@@ -140,50 +144,32 @@ class Engine:
         return part
 
     def update(self, norm: float, step: int) -> None:
-        """Clip and apply the optimizers of the stages held here.
+        """Clip and apply the optimizers of the stages held here, with the fellows' gradients.
 
         Args:
             norm: over all stages.
             step: from 0.
         """
-        for stage in self.stages.values():
-            stage.update(norm, step)
+        with self.fellows.turn:
+            for stage in self.stages.values():
+                stage.clip(norm)
+        mean = self.fellows.mean_gradients(step, gradients_of(self.stages))
+        with self.fellows.turn:
+            set_gradients(self.stages, mean)
+            for stage in self.stages.values():
+                stage.update(step)
 
     def _run_step(self, step: int, num_loss_tokens: int, parts: list[Given]) -> StepPart:
         self._sent = Traffic()
-        loss = 0.0
-        turns = Turns(tuple(self.stages), self.num_stages, self._num_micro_batches)
-        while not turns.are_over:
-            ready = turns.ready(self._has_come)
-            for action in ready:
-                loss += self._run(action, parts[action.micro_batch], step, num_loss_tokens)
-                turns.done(action)
-            if not ready:
-                assert self.inbox is not None, "the schedule is stuck"
-                self.inbox.wait_any([fed_by(action) for action in turns.awaited()])
-        norms: dict[int, float] = {}
-        for stage in self.stages.values():
-            norms |= stage.gradient_norms()
-        return StepPart(loss, norms, self._sent)
-
-    def _has_come(self, action: Action) -> bool:
-        return self.inbox is not None and self.inbox.poll(fed_by(action))
-
-    def _run(self, action: Action, given: Given, step: int, num_loss_tokens: int) -> float:
-        stage = self.stages[action.stage]
-        if action.verb == "backward":
-            stage.backward(action.micro_batch)
-            return 0.0
-        context = TensorContext(
-            role="activation",
-            link=0,
-            step=step,
-            total_steps=self.total_steps,
-            micro_batch=action.micro_batch,
-            sample_ids=given.batch.sample_ids if given.batch else (),
-            lengths=given.batch.lengths if given.batch else (),
+        runner = StepRunner(
+            self.stages, self.num_stages, self.total_steps, self.inbox, self.fellows
         )
-        return stage.forward(given, context, num_loss_tokens) or 0.0
+        loss = runner.run(step, num_loss_tokens, parts)
+        norms: dict[int, float] = {}
+        with self.fellows.turn:
+            for stage in self.stages.values():
+                norms |= stage.gradient_norms()
+        return StepPart(loss, norms, self._sent)
 
     def _device(self) -> torch.device:
         return next(next(iter(self.stages.values())).model.parameters()).device
@@ -261,7 +247,10 @@ class Engine:
             tokens = input_ids_BT if index == 0 else None
             knows_samples = input_ids_BT is not None
             cache = None if caches is None else caches[index]
-            logits_BTV = stage.evaluate(tokens, context, cache, knows_samples=knows_samples)
+            if self.inbox is not None and index and index - 1 not in self.stages:
+                self.inbox.wait_any([Address(index - 1, "activation")])
+            with self.fellows.turn:
+                logits_BTV = stage.evaluate(tokens, context, cache, knows_samples=knows_samples)
         return logits_BTV
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from amaqctl.engine.fellows import Weights
 from amaqctl.engine.look import Look, Seen
 from amaqctl.engine.traffic import Traffic
 from amaqctl.transports.transport import Address
@@ -44,7 +45,12 @@ class Others(Protocol):
     """The other parties, as the leader has them follow. An order does not wait.
 
     Every method raises an `AmaqError` when a party is lost or has failed.
+
+    Attributes:
+        has_other_clients: whether the server trains with other clients too.
     """
+
+    has_other_clients: bool
 
     def restore(self, step: int) -> None:
         """Have each go on from its checkpoint of ``step`` (0: the start); waits until all have."""
@@ -67,6 +73,16 @@ class Others(Protocol):
     def forget(self, generation: int) -> None:
         """A generation is over: its caches may go."""
 
+    def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
+        """The mean of ``weights``, after ``step`` steps, and those of other clients; waits.
+
+        Returns:
+            The mean, and the bytes that went there and back.
+        """
+
+    def join(self) -> tuple[int, Weights]:
+        """Enter a run of other clients; steps done, and the mean of their weights. Waits."""
+
     def save(self, step: int) -> None:
         """Have each write its checkpoint; waits until all are on their disks."""
 
@@ -79,6 +95,8 @@ class Others(Protocol):
 
 class Nobody:
     """All stages are in this process."""
+
+    has_other_clients = False
 
     def restore(self, step: int) -> None:
         """There is nobody to tell."""
@@ -102,6 +120,14 @@ class Nobody:
 
     def forget(self, generation: int) -> None:
         """There is nobody to tell."""
+
+    def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
+        """The weights themselves."""
+        return weights, 0
+
+    def join(self) -> tuple[int, Weights]:
+        """There is nobody to join."""
+        raise AssertionError("a run in one process is begun, not joined")
 
     def save(self, step: int) -> None:
         """There is nobody to tell."""

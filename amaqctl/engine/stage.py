@@ -85,7 +85,7 @@ class Stage:
         self.incoming = incoming
         self.outgoing = outgoing
         self.optimizer = optimizer
-        self._lora_parameters = dict(lora_parameters)
+        self.lora_parameters = dict(lora_parameters)
         self._learning_rate = learning_rate
         self._max_grad_norm = max_grad_norm
         self._dropout = dropout
@@ -169,22 +169,28 @@ class Stage:
 
     def gradient_norms(self) -> dict[int, float]:
         """Norm of each LoRA gradient held here, before any clip, by place in the whole model."""
-        return parameter_norms(self._lora_parameters)
+        return parameter_norms(self.lora_parameters)
 
-    def update(self, norm: float, step: int) -> None:
-        """Clip at ``max_grad_norm``, apply the optimizer, clear gradients.
+    def clip(self, norm: float) -> None:
+        """Bring the LoRA gradient down to ``max_grad_norm``.
 
         Args:
             norm: of all stages' gradients together, from `total_norm`.
+        """
+        weights, limit = list(self.lora_parameters.values()), self._max_grad_norm
+        if limit is not None and weights:
+            # Below the limit too, as torch does: just below it the factor is not yet 1.
+            nn.utils.clip_grads_with_norm_(weights, limit, torch.tensor(norm))
+
+    def update(self, step: int) -> None:
+        """Apply the optimizer, clear gradients.
+
+        Args:
             step: from 0, for the learning rate of the LoRA weights; gates keep theirs.
         """
         if self.optimizer is None:
             return
-        weights, limit = list(self._lora_parameters.values()), self._max_grad_norm
-        if limit is not None:
-            # Below the limit too, as torch does: just below it the factor is not yet 1.
-            nn.utils.clip_grads_with_norm_(weights, limit, torch.tensor(norm))
-        if weights:
+        if self.lora_parameters:
             self.optimizer.param_groups[0]["lr"] = self._learning_rate.at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from amaqctl.engine.advice import way_on
+from amaqctl.engine.averaging import average, join
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     best_checkpoint,
@@ -25,30 +25,17 @@ from amaqctl.engine.checkpoint import (
 from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.evaluator import Evaluator
-from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.memory import peak_memory_mib
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_documents import TrainerDocument
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.stop_signal import StopSignal
 from amaqctl.engine.traffic import Traffic, bits_summary
+from amaqctl.engine.train_settings import TrainSettings
 from amaqctl.errors import AmaqError, InputError, Interrupted, ResumeError
 from amaqctl.storage import remove_folder
 from amaqctl.tasks.batch import batch_at
 from amaqctl.tasks.task import Task
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What the loop needs to know, in plain values (all steps are optimizer steps)."""
-
-    max_steps: int
-    batch_size: int
-    seed: int
-    learning_rate: LearningRate
-    evaluate_every: int
-    save_every: int
-    keep_last: int
 
 
 class Reporter(Protocol):
@@ -102,11 +89,12 @@ class Trainer:
         self._last_traffic = Traffic()
         self._stop = StopSignal()
 
-    def train(self, checkpoint: Path | None = None) -> dict[str, Any]:
+    def train(self, checkpoint: Path | None = None, *, joins: bool = False) -> dict[str, Any]:
         """Run from the first step to the last.
 
         Args:
             checkpoint: go on from this one instead of starting.
+            joins: enter where the server's other clients are instead of starting.
 
         Returns:
             The result that `run.json` keeps: losses, bits, bytes, seconds, memory.
@@ -120,13 +108,13 @@ class Trainer:
         started = time.perf_counter()
         self._run.lock()
         try:
-            self._restore(checkpoint)
+            first_step = join(self._engine) if joins else self._restore(checkpoint)
         except BaseException:  # refused: the run is as it was
             self._run.unlock()
             raise
         try:
             with self._stop:
-                return self._train(checkpoint, started)
+                return self._train(checkpoint, first_step, started)
         except KeyboardInterrupt as error:
             number = self._stop.number or signal.SIGINT
             message = "stopped at once; what was saved before is whole"
@@ -139,16 +127,20 @@ class Trainer:
         finally:
             self._run.unlock()
 
-    def _train(self, checkpoint: Path | None, started: float) -> dict[str, Any]:
+    def _train(self, checkpoint: Path | None, first_step: int, started: float) -> dict[str, Any]:
         settings = self._settings
-        first_step = self._begin(checkpoint)
+        self._begin(checkpoint, first_step)
         self._reporter.on_start(first_step, settings.max_steps)
-        if not first_step:
-            self._evaluate(0)
+        if checkpoint is None:
+            self._evaluate(first_step)
         for step in range(first_step, settings.max_steps):
             self._step(step)
             done = step + 1
             is_last = done == settings.max_steps
+            if self._engine.others.has_other_clients and (
+                is_last or done % settings.average_every == 0
+            ):
+                self._average(done)
             if is_last or done % settings.evaluate_every == 0:
                 self._evaluate(done)
             if is_last or done % settings.save_every == 0 or self._stop.number is not None:
@@ -164,13 +156,12 @@ class Trainer:
             self._evaluate(settings.max_steps)
         return self._finish(time.perf_counter() - started)
 
-    def _begin(self, checkpoint: Path | None) -> int:
-        """Bring folder and model to where the run goes on; returns the steps behind it."""
+    def _begin(self, checkpoint: Path | None, first_step: int) -> None:
+        """Bring the folder to where the run goes on."""
         self._run.mend()
         starts = self._run.run.get("starts", 0)
         for name in ("ended", "exit_code"):
             self._run.run.pop(name, None)
-        first_step = step_of(checkpoint) if checkpoint else 0
         if checkpoint or starts:
             drop_later(self._run.path, first_step)
             saved = {r["step"] for r in self._run.metrics() if r["kind"] == "save"}
@@ -182,15 +173,18 @@ class Trainer:
         self._run.note_max_steps(first_step, last_step)
         self._run.update(status="running", pid=os.getpid(), starts=starts + 1)
         self._run.log(f"training from step {first_step} to {last_step}")
-        return first_step
 
-    def _restore(self, checkpoint: Path | None) -> None:
-        """Load everything a checkpoint holds, and see that the metrics can be read."""
+    def _restore(self, checkpoint: Path | None) -> int:
+        """Load everything a checkpoint holds, and see that the metrics can be read.
+
+        Returns:
+            Steps that are done.
+        """
         try:
             self._run.metrics()
             if checkpoint is None:
                 self._engine.others.restore(0)
-                return
+                return 0
             load_weights(checkpoint, self._contents)
             state = load_training_state(checkpoint, self._engine.stages, TrainerDocument)
         except InputError as error:
@@ -201,6 +195,7 @@ class Trainer:
             Traffic.from_plain({place: dict(sums) for place, sums in sums_by_place.items()})
             for sums_by_place in (state.traffic, state.evaluation_traffic, state.last_traffic)
         )
+        return state.step
 
     def _step(self, step: int) -> None:
         settings = self._settings
@@ -221,6 +216,10 @@ class Trainer:
         )
         self._last_traffic = result.traffic
         self._reporter.on_step(record)
+
+    def _average(self, step: int) -> None:
+        num_bytes = average(self._engine, step)
+        self._run.record("average", step, bytes=num_bytes)
 
     def _evaluate(self, step: int) -> None:
         metrics = self._evaluator.evaluate(step, "quantized")
@@ -263,13 +262,16 @@ class Trainer:
         self._drop_old(self._run.path / "checkpoints")  # a killed process may not have come to it
         self._engine.others.end(last_step)
         save_outcome(self._run.path, last_step, self._contents)
-        before, after = self._evaluations[0], self._evaluations[last_step]
+        # A client that joined later has none of the start.
+        before = self._evaluations[min(self._evaluations)]
+        after = self._evaluations[last_step]
         result = {
             "steps": last_step,
             **{f"{name}_before": value for name, value in before.items()},
             **{f"{name}_after": value for name, value in after.items()},
             **bits_summary(self._last_traffic, self._engine.traffic),
             "evaluation_bytes": self._engine.evaluation_traffic.total_bytes,
+            **self._average_bytes(),
             "seconds": round(seconds, 2),
             "peak_memory_mib": round(peak_memory_mib()),
         }
@@ -277,6 +279,11 @@ class Trainer:
         self._run.log("done")
         self._run.update(status="done", ended=utc_now(), exit_code=0, result=result)
         return result
+
+    def _average_bytes(self) -> dict[str, int]:
+        """What means of several clients' weights have cost; nothing where there is one client."""
+        records = [r for r in self._run.metrics() if r["kind"] == "average"]
+        return {"average_bytes": sum(r["bytes"] for r in records)} if records else {}
 
     def _note_failure(self, error: BaseException) -> None:
         status = {6: "diverged", 129: "interrupted", 130: "interrupted", 143: "interrupted"}

@@ -69,7 +69,7 @@ def _loaded(
         with reading(source, "configuration", _HINT):
             vendor.__init__(self, config)
         # While the whole model still stands, without weights.
-        linear_names.extend(_adaptable_linears(self))
+        linear_names.extend(adaptable_linears(self))
         slices.update(plan(self, vendor, tensors, source))
         empty_foreign_slots(self, stage_range)
 
@@ -98,13 +98,14 @@ def _stage_class(vendor: Any, construct: Callable[..., None], stage_range: Stage
     return type(vendor.__name__, (vendor,), members)
 
 
-def _adaptable_linears(model: Any) -> list[str]:
+def adaptable_linears(model: Any) -> dict[str, nn.Module]:
+    """The linear layers of a whole model that LoRA may adapt, by full name, in its order."""
     head = model.get_output_embeddings()
-    return [
-        name
+    return {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    ]
+    }
 
 
 def _check_complete(report: dict[str, Any], source: ModelSource) -> None:

@@ -36,7 +36,7 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
     """
     assert stage.lora is None
     targets = _resolve_targets(stage.linear_names, settings)
-    names = tuple(name for name in stage.linear_names if _matches(name, targets))
+    names = targeted(stage.linear_names, settings)
     own = {
         name: module
         for name, module in stage.model.named_modules()
@@ -53,6 +53,16 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, stage.model, _ADAPTER_NAME)
     initialise_lora(lora_parameters(stage), seed)
+
+
+def targeted(linear_names: tuple[str, ...], settings: LoraSettings) -> tuple[str, ...]:
+    """The layers that get an adapter, in the model's order.
+
+    Raises:
+        InputError: a target that matches none.
+    """
+    targets = _resolve_targets(linear_names, settings)
+    return tuple(name for name in linear_names if _matches(name, targets))
 
 
 def initialise_lora(parameters: Mapping[str, nn.Parameter], seed: int) -> None:

@@ -31,7 +31,10 @@ class Told(BaseModel):
         versions: of amaqctl and of the packages that compute.
         threads, device: that it computes with.
         files: SHA-256 of the base's files by name; each party may have its own shards only.
-        saved: steps of its good checkpoints of this run.
+        saved: steps of its good checkpoints of this run; of a server of several clients those
+            that all of them have.
+        clients: of a server of several, in the order of its sums.
+        is_running: a server of several clients whose others are at work: one may join.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -42,6 +45,8 @@ class Told(BaseModel):
     device: Annotated[str, Field(max_length=64)]
     files: dict[str, Annotated[str, Field(max_length=64)]] = {}
     saved: tuple[_Step, ...] = ()
+    is_running: bool = False
+    clients: tuple[Annotated[str, Field(max_length=64)], ...] = ()
 
 
 class DataFacts(BaseModel):

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from amaqctl.engine.averaging import follow_average
 from amaqctl.engine.checkpoint import (
     CheckpointContents,
     load_training_state,
@@ -27,19 +28,24 @@ from amaqctl.engine.checkpoint_folder import (
     step_of,
 )
 from amaqctl.engine.engine import Engine
+from amaqctl.engine.fellows import Weights
 from amaqctl.engine.look import Look
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_documents import TrainingDocument
 from amaqctl.engine.run_folder import RunFolder
+from amaqctl.engine.shared_state import take_over
 from amaqctl.engine.traffic import Traffic
 from amaqctl.errors import ResumeError, TransportError, WireError
 from amaqctl.party.notes import (
+    Average,
     Done,
     End,
     Forget,
+    Join,
     Keep,
     Looked,
     LookNote,
+    Mean,
     Note,
     Restore,
     Save,
@@ -52,6 +58,7 @@ from amaqctl.party.notes import (
     note_to_bytes,
 )
 from amaqctl.party.states import PartyState, after
+from amaqctl.party.weights import Shapes, weights_from_bytes, weights_to_bytes
 from amaqctl.storage import remove_folder
 from amaqctl.transports.transport import ORDER, REPLY, Address, Transport
 
@@ -75,12 +82,16 @@ class FollowSettings:
         max_steps: of the run.
         vocab_size: V, above every label.
         max_note_bytes: longest legal order, labels included.
+        due_step: from which the run goes on, where that is known here.
+        client_shapes: of the weights that a client trains by itself; empty for the only client.
     """
 
     place: int
     max_steps: int
     vocab_size: int
     max_note_bytes: int
+    client_shapes: Shapes
+    due_step: int | None = None
 
 
 class Follower:
@@ -107,12 +118,15 @@ class Follower:
         self._step = 0
         self._started = 0.0
         self._sent = Traffic()  # in the step that waits for its update
+        self._then = b""  # the weights of a mean
         self._obey: dict[type[Note], Callable[[Any, Tensor | None], Note | None]] = {
             Restore: self._restore,
             Train: self._train,
             Update: self._update,
             LookNote: self._look,
             Forget: self._forget,
+            Average: self._average,
+            Join: self._join,
             Save: self._save,
             Keep: self._keep,
             End: self._end,
@@ -142,10 +156,18 @@ class Follower:
             reply = self._obey[type(note)](note, labels_BT)
             if reply is not None:
                 self._transport.send(Address(self._settings.place, REPLY), note_to_bytes(reply))
+            if isinstance(reply, Mean):
+                self._transport.send(Address(self._settings.place, REPLY), self._then)
         return self._step
 
     def _restore(self, note: Restore, _: Tensor | None) -> Done:
-        self._run.mend()
+        due = self._settings.due_step
+        if due is not None and note.step != due:
+            raise ResumeError(
+                f"the leader goes on from step {note.step}, and all clients together from {due}",
+                where=str(self._run.path),
+                hint="give the run folder to --resume, and no older checkpoint",
+            )
         if note.step:
             checkpoint = self._run.path / "checkpoints" / checkpoint_name(note.step)
             if checkpoint not in good_checkpoints(checkpoint.parent):
@@ -159,14 +181,24 @@ class Follower:
                 Traffic.from_plain({place: dict(sums) for place, sums in ledger.items()})
                 for ledger in (state.traffic, state.evaluation_traffic)
             )
-        drop_later(self._run.path, note.step)
-        if self._run.metrics():
-            self._run.record("resume", note.step, checkpoint=None)
-        self._step = note.step
-        self._run.note_max_steps(note.step, self._settings.max_steps)
-        self._run.update(status="running")
-        self._reporter.on_start(note.step, self._settings.max_steps)
+        self._begin(note.step)
         return Done(step=note.step)
+
+    def _join(self, note: Join, _: Tensor | None) -> Mean:
+        step, mean, state = self._engine.fellows.join()
+        take_over(self._engine.stages, state)
+        self._begin(step)
+        return self._mean(step, mean)
+
+    def _begin(self, step: int) -> None:
+        self._run.mend()
+        drop_later(self._run.path, step)
+        if self._run.metrics():
+            self._run.record("resume", step, checkpoint=None)
+        self._step = step
+        self._run.note_max_steps(step, self._settings.max_steps)
+        self._run.update(status="running")
+        self._reporter.on_start(step, self._settings.max_steps)
 
     def _train(self, note: Train, labels_BT: Tensor | None) -> Stepped:
         self._started = time.perf_counter()
@@ -221,6 +253,17 @@ class Follower:
 
     def _forget(self, note: Forget, _: Tensor | None) -> None:
         self._engine.forget(note.generation)
+
+    def _average(self, note: Average, _: Tensor | None) -> Mean:
+        data = self._transport.receive(Address(self._settings.place, ORDER))
+        weights = weights_from_bytes(data, self._settings.client_shapes)
+        if note.step != self._step:
+            raise WireError(f"'average' of step {note.step} after {self._step} steps")
+        return self._mean(note.step, follow_average(self._engine, note.step, weights))
+
+    def _mean(self, step: int, weights: Weights) -> Mean:
+        self._then = weights_to_bytes(weights)
+        return Mean(step=step)
 
     def _save(self, note: Save, _: Tensor | None) -> Done:
         if note.step != self._step:

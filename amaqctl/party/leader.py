@@ -10,18 +10,22 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from amaqctl.engine.fellows import Weights
 from amaqctl.engine.look import Look, Seen
 from amaqctl.engine.others import LookPart, StepPart
 from amaqctl.engine.run_documents import TrafficSums
 from amaqctl.engine.traffic import Traffic
 from amaqctl.errors import WireError
 from amaqctl.party.notes import (
+    Average,
     Done,
     End,
     Forget,
+    Join,
     Keep,
     Looked,
     LookNote,
+    Mean,
     Note,
     NoteOf,
     Restore,
@@ -33,6 +37,7 @@ from amaqctl.party.notes import (
     note_from_bytes,
     note_to_bytes,
 )
+from amaqctl.party.weights import Shapes, weights_from_bytes, weights_to_bytes
 from amaqctl.transports.route import Route
 from amaqctl.transports.transport import ORDER, REPLY, Address, Transport
 
@@ -44,11 +49,19 @@ class Followers:
         route: who holds what.
         transport: on which notes and tensors travel.
         max_note_bytes: longest reply that is legal.
+        client_shapes: of the weights that are trained here.
+
+    Attributes:
+        has_other_clients: whether the server trains with other clients too; it says so.
     """
 
-    def __init__(self, route: Route, transport: Transport, max_note_bytes: int) -> None:
+    def __init__(
+        self, route: Route, transport: Transport, max_note_bytes: int, client_shapes: Shapes
+    ) -> None:
+        self.has_other_clients = False
         self._transport = transport
         self._max_note_bytes = max_note_bytes
+        self._client_shapes = client_shapes
         # One place for each party: its first stage.
         firsts = {name: route.holders.index(name) for name in route.holders}
         self._stages = {name: stage for name, stage in firsts.items() if name != route.me}
@@ -117,6 +130,29 @@ class Followers:
     def forget(self, generation: int) -> None:
         """A generation is over: its caches may go."""
         self._say_to_all(Forget(generation=generation))
+
+    def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
+        """The mean of ``weights``, after ``step`` steps, and those of other clients; waits."""
+        (server,) = self.names
+        data = weights_to_bytes(weights)
+        self.say(server, Average(step=step))
+        self._transport.send(Address(self._stages[server], ORDER), data)
+        done, mean, num_bytes = self._hear_mean(server)
+        if done != step:
+            raise WireError(f"a mean of step {done}, not {step}", where=f"party {server}")
+        return mean, len(data) + num_bytes
+
+    def join(self) -> tuple[int, Weights]:
+        """Enter a run of other clients; steps done, and the mean of their weights. Waits."""
+        (server,) = self.names
+        self.say(server, Join())
+        step, mean, _ = self._hear_mean(server)
+        return step, mean
+
+    def _hear_mean(self, server: str) -> tuple[int, Weights, int]:
+        step = self.hear(server, Mean).step
+        data = self._transport.receive(Address(self._stages[server], REPLY))
+        return step, weights_from_bytes(data, self._client_shapes), len(data)
 
     def save(self, step: int) -> None:
         """Have each write its checkpoint; waits until all are on their disks."""

@@ -86,6 +86,19 @@ class Forget(Note):
     generation: _Step
 
 
+class Average(Note):
+    """Take the mean of the clients' own weights, after ``step`` steps; these follow, as a frame."""
+
+    kind = "average"
+    step: _Step
+
+
+class Join(Note):
+    """Let this client into the run of others, at their next mean."""
+
+    kind = "join"
+
+
 class Save(Note):
     """Write the checkpoint after ``step`` steps."""
 
@@ -133,6 +146,13 @@ class Looked(Note):
     traffic: TrafficSums
 
 
+class Mean(Note):
+    """The clients' mean after ``step`` steps; the weights follow, as a frame."""
+
+    kind = "mean"
+    step: _Step
+
+
 class Done(Note):
     """An order that is waited for has been carried out, down to the disk."""
 
@@ -159,12 +179,15 @@ _KINDS: dict[str, type[Note]] = {
         Update,
         LookNote,
         Forget,
+        Average,
+        Join,
         Save,
         Keep,
         End,
         Stop,
         Stepped,
         Looked,
+        Mean,
         Done,
     )
 }

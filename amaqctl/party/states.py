@@ -5,10 +5,12 @@ state                    note        next state
 =======================  ==========  =======================
 connected                greeting    agreed
 agreed                   restore     ready
+agreed                   join        ready
 ready                    train       waiting for the update
 waiting for the update   update      ready
 ready                    look        ready
 ready                    forget      ready
+ready                    average     ready
 ready                    save        ready
 ready                    keep        ready
 ready                    end         ended
@@ -41,10 +43,12 @@ class PartyState(StrEnum):
 TRANSITIONS: dict[tuple[PartyState, str], PartyState] = {
     (PartyState.connected, "greeting"): PartyState.agreed,
     (PartyState.agreed, "restore"): PartyState.ready,
+    (PartyState.agreed, "join"): PartyState.ready,
     (PartyState.ready, "train"): PartyState.waiting_for_update,
     (PartyState.waiting_for_update, "update"): PartyState.ready,
     (PartyState.ready, "look"): PartyState.ready,
     (PartyState.ready, "forget"): PartyState.ready,
+    (PartyState.ready, "average"): PartyState.ready,
     (PartyState.ready, "save"): PartyState.ready,
     (PartyState.ready, "keep"): PartyState.ready,
     (PartyState.ready, "end"): PartyState.ended,

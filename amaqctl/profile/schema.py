@@ -218,6 +218,17 @@ class CheckpointSection(Section):
     keep_last: Count = Field(default=2, description="Number of newest checkpoints that are kept.")
 
 
+class ClientsSection(Section):
+    """What holds where one server has several clients; see the page on several machines."""
+
+    average_every: Count = Field(
+        default=10, description="Steps between two means of the adapters that clients hold."
+    )
+    wait_seconds: Positive = Field(
+        default=120.0, description="Longest that one client lets the others wait at a step."
+    )
+
+
 class OutputSection(Section):
     """Where run folders go."""
 
@@ -249,6 +260,9 @@ class Profile(Section):
     transport: PluginChoice = Field(
         default_factory=lambda: PluginChoice(name="loopback"),
         description="What carries the bytes.",
+    )
+    clients: ClientsSection = Field(
+        default_factory=ClientsSection, description="Where one server has several clients."
     )
     output: OutputSection = Field(default_factory=OutputSection, description="Where runs go.")
 

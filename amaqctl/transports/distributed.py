@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from amaqctl.errors import UsageError
 from amaqctl.transports.connection_state import OnStatus, unwatched
 from amaqctl.transports.mailbox import Mailbox
-from amaqctl.transports.party_settings import PartySettings, TrafficLimits
+from amaqctl.transports.party_settings import PartySettings, TrafficLimits, given
 from amaqctl.transports.patience import PatienceConfig
 from amaqctl.transports.routed import RoutedTransport
 from amaqctl.transports.session import Session
@@ -49,12 +48,7 @@ class DistributedTransport(RoutedTransport):
         limits: TrafficLimits | None = None,
         on_status: OnStatus = unwatched,
     ) -> None:
-        if party is None:
-            raise UsageError(
-                "it joins the processes of several parties, and this is one process alone",
-                where=_WHERE,
-                hint="give --party FILE at every party, or use transport.name=loopback",
-            )
+        party = given(party, _WHERE)
         # Both import torch, which a mere look at the options must not.
         from amaqctl.transports.gloo_meeting import meet
         from amaqctl.transports.gloo_pair import GlooPair

@@ -55,7 +55,7 @@ class Listener:
         own: who listens.
         name: of this party.
         allowed: names that may come; anybody else is turned away before a frame is read.
-        sessions: of those, by name, that are awaited now.
+        sessions: of those, by name, that are awaited; None where `expect` will say.
         on_status: told who was turned away, the same only once.
 
     Raises:
@@ -70,12 +70,16 @@ class Listener:
         place: Place,
         own: Credentials,
         allowed: frozenset[str],
-        sessions: Mapping[str, Session],
+        sessions: Mapping[str, Session] | None,
         on_status: OnStatus,
     ) -> None:
         self._name = own.name
         self._allowed = allowed
-        self._sessions = dict(sessions)
+        self._sessions = dict(sessions or {})
+        # Where more may be expected, who comes too early is to try again.
+        self._unawaited = (
+            grpc.StatusCode.ABORTED if sessions is None else grpc.StatusCode.PERMISSION_DENIED
+        )
         self._ids: dict[str, bytes] = {}
         self._announcer = Announcer(on_status)
         self._turned_away: set[str] = set()
@@ -102,6 +106,12 @@ class Listener:
                 error_id="INPUT-PORT",
             )
         self._server.start()
+
+    def expect(self, name: str, session: Session) -> None:
+        """Hand the next stream of a peer that begins anew to ``session``."""
+        with self._lock:
+            self._sessions[name] = session
+            self._ids.pop(name, None)
 
     def stop(self) -> None:
         """Listen no more; streams get a moment for what is on its way."""
@@ -152,14 +162,14 @@ class Listener:
 
     def _attached(self, opening: Opening, context: _Context) -> tuple[Session, int, int]:
         """The session, a connection of it, and how many frames it has received."""
-        session = self._sessions.get(opening.name)
+        with self._lock:
+            session = self._sessions.get(opening.name)
+            known = self._ids.get(opening.name)
+            if session is not None and known is None and not opening.resumes:
+                known = self._ids[opening.name] = opening.session
         if session is None:
             text = f"{self._name} does not await {opening.name} now"
-            self._turn_away(context, grpc.StatusCode.PERMISSION_DENIED, text)
-        with self._lock:
-            known = self._ids.get(opening.name)
-            if known is None and not opening.resumes:
-                known = self._ids[opening.name] = opening.session
+            self._turn_away(context, self._unawaited, text)
         is_known = known == opening.session
         if opening.resumes and not is_known:
             text = f"{self._name} has started anew and knows nothing of this session"

@@ -6,12 +6,14 @@ may be lost at any byte: the dialling side opens another, and both go on where t
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from amaqctl.certs.folder import Credentials, read_credentials, wide_permissions
-from amaqctl.errors import InputError, UsageError
+from amaqctl.errors import InputError
 from amaqctl.extras import networking
 from amaqctl.transports.connection_state import OnStatus, unwatched
 from amaqctl.transports.mailbox import Mailbox
-from amaqctl.transports.party_settings import PartySettings, TrafficLimits
+from amaqctl.transports.party_settings import PartySettings, TrafficLimits, given
 from amaqctl.transports.patience import PatienceConfig
 from amaqctl.transports.place import parse_place
 from amaqctl.transports.routed import RoutedTransport
@@ -19,6 +21,18 @@ from amaqctl.transports.session import Session
 from amaqctl.transports.watch import Watch
 
 _WHERE = "transport 'grpc'"
+
+
+class Door(Protocol):
+    """A port that several transports share, each for its own peers."""
+
+    port: int
+
+    def expect(self, name: str, session: Session) -> None:
+        """Hand the next stream of a peer that begins anew to ``session``."""
+
+    def stop(self) -> None:
+        """Listen no more."""
 
 
 class GrpcTransport(RoutedTransport):
@@ -31,6 +45,7 @@ class GrpcTransport(RoutedTransport):
         party: this machine's own settings.
         limits: what peers may send until `allow` says what was agreed.
         on_status: told how it stands with each peer.
+        door: where peers are awaited that others of this process listen for too.
 
     Raises:
         UsageError: no party is given; one process alone needs no network.
@@ -47,13 +62,9 @@ class GrpcTransport(RoutedTransport):
         party: PartySettings | None = None,
         limits: TrafficLimits | None = None,
         on_status: OnStatus = unwatched,
+        door: Door | None = None,
     ) -> None:
-        if party is None:
-            raise UsageError(
-                "it joins the processes of several parties, and this is one process alone",
-                where=_WHERE,
-                hint="give --party FILE at every party, or use transport.name=loopback",
-            )
+        party = given(party, _WHERE)
         networking("grpc", _WHERE)
         networking("cryptography", _WHERE)
         self.config = config
@@ -62,10 +73,30 @@ class GrpcTransport(RoutedTransport):
             peer: Session(peer, mailbox, config.patience, on_status) for peer in party.route.peers
         }
         super().__init__(mailbox, sessions)
-        self._connect(party, sessions, on_status)
+        self._connect(party, sessions, on_status, door)
+
+    @classmethod
+    def open_door(cls, party: PartySettings, on_status: OnStatus) -> Door:
+        """A port for transports that each await another client.
+
+        Raises:
+            InputError: as for a transport of its own.
+        """
+        from amaqctl.transports.grpc_listen import Listener
+
+        networking("grpc", _WHERE)
+        networking("cryptography", _WHERE)
+        own = _credentials(party)
+        _check_reachable(party, party.clients)
+        assert party.listen is not None
+        return Listener(parse_place(party.listen), own, party.may_dial_in, None, on_status)
 
     def _connect(
-        self, party: PartySettings, sessions: dict[str, Session], on_status: OnStatus
+        self,
+        party: PartySettings,
+        sessions: dict[str, Session],
+        on_status: OnStatus,
+        door: Door | None,
     ) -> None:
         from amaqctl.transports.grpc_dial import Dialler
         from amaqctl.transports.grpc_listen import Listener
@@ -74,7 +105,10 @@ class GrpcTransport(RoutedTransport):
         awaited = {peer: s for peer, s in sessions.items() if peer not in party.connect}
         _check_reachable(party, tuple(awaited))
         self._listener = None
-        if party.listen is not None:
+        if door is not None:
+            for peer, session in awaited.items():
+                door.expect(peer, session)
+        elif party.listen is not None:
             self._listener = Listener(
                 parse_place(party.listen), own, party.may_dial_in, awaited, on_status
             )

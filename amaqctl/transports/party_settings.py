@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from amaqctl.certs.name import checked_name
+from amaqctl.errors import UsageError
 from amaqctl.transports.place import checked_place
 from amaqctl.transports.route import Route
 
@@ -45,6 +46,14 @@ class PartySettings(BaseModel):
     certificates: Path | None = Field(
         None, description="Folder with ca.crt, NAME.crt and NAME.key (amaqctl certs)."
     )
+    clients: tuple[PartyName, ...] = Field(
+        (),
+        description="Of a server: the parties that each take the place of the first holder, in "
+        "the order of its sums; empty where that one is the only client.",
+    )
+    quorum: int | None = Field(
+        None, ge=1, description="Begin when so many clients have come; null means all."
+    )
     allowed: tuple[PartyName, ...] = Field(
         (), description="Parties that may dial in; empty means the other holders."
     )
@@ -59,6 +68,28 @@ class PartySettings(BaseModel):
         names = list(dict.fromkeys(map(str, data.get("holders") or ())))
         return {**data, "name": names[int(rank)]} if int(rank) < len(names) else data
 
+    @model_validator(mode="after")
+    def _checked_clients(self) -> PartySettings:
+        if not self.clients:
+            if self.quorum is not None:
+                raise ValueError("quorum: there are no clients that it could count")
+            return self
+        others = set(self.holders) - {self.name}
+        if len(others) != 1 or self.holders[0] == self.name:
+            raise ValueError(
+                "clients: a server of several has stages itself, and all others are the client's"
+            )
+        if len(set(self.clients)) < len(self.clients) or self.name in self.clients:
+            raise ValueError("clients: each name once, and not this party's own")
+        if (self.quorum or 1) > len(self.clients):
+            raise ValueError(f"quorum: there are {len(self.clients)} clients")
+        return self
+
+    def for_client(self, client: str) -> PartySettings:
+        """The settings of a server toward one of its clients."""
+        names = tuple(name if name == self.name else client for name in self.holders)
+        return self.model_copy(update={"holders": names, "clients": (), "quorum": None})
+
     @property
     def route(self) -> Route:
         """Who holds what, as this party sees it.
@@ -71,7 +102,22 @@ class PartySettings(BaseModel):
     @property
     def may_dial_in(self) -> frozenset[str]:
         """Names that are let in."""
-        return frozenset(self.allowed or self.holders) - {self.name}
+        return frozenset(self.allowed or self.clients or self.holders) - {self.name}
+
+
+def given(party: PartySettings | None, where: str) -> PartySettings:
+    """This machine's settings, without which no transport between machines can be made.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if party is None:
+        raise UsageError(
+            "it joins the processes of several parties, and this is one process alone",
+            where=where,
+            hint="give --party FILE at every party, or use transport.name=loopback",
+        )
+    return party
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ class FollowingProgress:
 
     Args:
         quiet: show nothing.
+        client: which one of several it is about; empty for the only one.
     """
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, quiet: bool, client: str = "") -> None:
+        self._quiet, self._of = quiet, f"{client}: " if client else ""
         self._started = time.monotonic()
         self._last_line = 0.0
         self._first_step = self._total = 0
@@ -48,4 +49,24 @@ class FollowingProgress:
 
     def _print(self, line: str) -> None:
         if not self._quiet:
-            say(f"{time.strftime('%H:%M:%S')} {line}")
+            say(f"{time.strftime('%H:%M:%S')} {self._of}{line}")
+
+
+class ServingProgress:
+    """What a server of several clients shows: a reporter for each, and what happens to them.
+
+    Args:
+        quiet: show nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def reporter(self, client: str) -> FollowingProgress:
+        """For the steps of one client."""
+        return FollowingProgress(self._quiet, client)
+
+    def tell(self, text: str) -> None:
+        """Print one sentence."""
+        if not self._quiet:
+            say(f"{time.strftime('%H:%M:%S')} {text}")

@@ -1,0 +1,257 @@
+"""`Gathering`: where the clients of one server meet, so that their order of coming has no say.
+
+A server has a copy of its stages for each client. At every update each hands in its gradients and
+waits; when all that are present have, each applies the mean, summed in the clients' order, and the
+copies are alike again. The same way the clients take the mean of their own weights. Who vanishes,
+or lets the others wait for too long, is left out from then on, and who took part is told at every
+change, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor
+
+from amaqctl.engine.fellows import SharedState, Weights
+from amaqctl.errors import AmaqError, TransportError
+from amaqctl.party.turnstile import Turnstile
+
+OnRoll = Callable[[int, Sequence[str], str], None]
+"""Told, after so many steps, who takes part from now on, and why that changed."""
+Drop = Callable[[AmaqError], None]
+"""Ends every wait of one client's thread."""
+_Key = tuple[str, int]
+
+
+class Stage(StrEnum):
+    """How far all together have come."""
+
+    calling = "calling"
+    running = "running"
+    over = "over"
+
+
+@dataclass
+class _Meeting:
+    """What those who came to one meeting brought."""
+
+    began: float
+    brought: dict[str, Any] = field(default_factory=dict)
+    due: frozenset[str] | None = None  # when all have come: who still has to read it
+    read: set[str] = field(default_factory=set)
+
+
+class Gathering:
+    """The clients of one run, each of them served by a thread. Every method may be called by any.
+
+    Args:
+        clients: names, in the order in which sums are taken.
+        quorum: begin when so many have come.
+        wait_seconds: longest that one lets the others wait at a meeting.
+        on_roll: told who takes part.
+    """
+
+    def __init__(
+        self, clients: Sequence[str], quorum: int, wait_seconds: float, on_roll: OnRoll
+    ) -> None:
+        self.turn = Turnstile()
+        self.stage = Stage.calling
+        self._clients, self._quorum = tuple(clients), quorum
+        self._wait_seconds, self._on_roll = wait_seconds, on_roll
+        self._change = threading.Condition()
+        self._present: dict[str, Drop] = {}
+        self._steps: dict[str, frozenset[int]] = {}
+        self._meetings: dict[_Key, _Meeting] = {}
+        self._joining: dict[str, Drop] = {}
+        self._let_in: dict[str, tuple[int, Weights, SharedState]] = {}
+        self._has_ended = False
+        self._step = 0
+
+    def arrive(self, name: str, saved: Sequence[int], drop: Drop) -> tuple[int, ...] | None:
+        """Come to the roll call; waits until the run begins.
+
+        Args:
+            saved: steps that both the client and the server have of this client's run.
+
+        Returns:
+            Steps that all have; None where the others are at work already: `join` them.
+
+        Raises:
+            TransportError: the run is over.
+        """
+        with self._change:
+            if self.stage is not Stage.calling:
+                self._refuse_if_over()
+                return None
+            self._present[name] = drop
+            self._steps[name] = frozenset(saved)
+            if len(self._present) >= self._quorum:
+                self.stage = Stage.running
+                self._tell("the run begins")
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.stage is not Stage.calling)
+            self._refuse_if_over()
+            common = frozenset.intersection(*(self._steps[who] for who in self._present))
+            return tuple(sorted(common))
+
+    def join(self, name: str, drop: Drop) -> tuple[int, Weights, SharedState]:
+        """Wait for the next mean of the others' weights, and be one of them from there on.
+
+        Returns:
+            Steps that are done, the mean, and what the server's copies have alike.
+
+        Raises:
+            TransportError: the run ended before.
+        """
+        with self._change:
+            self._refuse_if_over()
+            self._joining[name] = drop
+            self._change.wait_for(lambda: name in self._let_in or self.stage is Stage.over)
+            self._joining.pop(name, None)
+            if name not in self._let_in:
+                self._refuse_if_over()
+            return self._let_in.pop(name)
+
+    def leave(self, name: str, why: str, *, in_order: bool = False) -> None:
+        """Be waited for no more. What was brought to a meeting counts."""
+        with self._change:
+            self._joining.pop(name, None)
+            self._let_in.pop(name, None)
+            self._has_ended |= in_order
+            if self._present.pop(name, None) is not None:
+                if not self._present and self.stage is Stage.running:
+                    self.stage = Stage.over
+                self._tell(f"{name} {why}")
+            self._settle()
+            self._forget_what_is_read()
+            self._change.notify_all()
+
+    def wait_over(self, seconds: float) -> bool:
+        """Wait for the end of the run, ``seconds`` at most; whether it has come."""
+        with self._change:
+            return self._change.wait_for(lambda: self.stage is Stage.over, seconds)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether at least one client came to the end of the run."""
+        return self._has_ended
+
+    def stop(self) -> None:
+        """End the run for all: this process was told to stop."""
+        with self._change:
+            self.stage = Stage.over
+            self._change.notify_all()
+
+    def mean_gradients(self, name: str, step: int, gradients: Weights) -> Weights:
+        """Bring gradients of a step; their sum in the clients' order over who took part."""
+        with self._change:
+            self._step = step + 1
+            brought = self._meet(name, ("gradients", step), gradients)
+        with self.turn:
+            return _mean([brought[who] for who in self._clients if who in brought])
+
+    def mean_weights(
+        self, name: str, step: int, weights: Weights, state: Callable[[], SharedState]
+    ) -> Weights:
+        """Bring a client's own weights; their mean. Who waits to join does so here."""
+        with self._change:
+            brought = self._meet(name, ("weights", step), weights)
+        with self.turn:
+            mean = _mean([brought[who] for who in self._clients if who in brought])
+        with self._change:
+            for who, drop in self._joining.items():
+                if who not in self._let_in:
+                    self._let_in[who] = (step, mean, state())
+                    self._present[who] = drop
+                    self._tell(f"{who} joins")
+            self._change.notify_all()
+        return mean
+
+    def _meet(self, name: str, key: _Key, brought: Weights) -> Mapping[str, Weights]:
+        """With the lock held: bring something, wait for all who are present, take all of it."""
+        self._refuse_if_left_out(name)
+        meeting = self._meetings.setdefault(key, _Meeting(time.monotonic()))
+        meeting.brought[name] = brought
+        self._settle()
+        while meeting.due is None:
+            self._refuse_if_left_out(name)
+            left = meeting.began + self._wait_seconds - time.monotonic()
+            if left <= 0:
+                self._leave_out(key, meeting)
+            else:
+                self._change.wait(left)
+        meeting.read.add(name)
+        self._forget_what_is_read()
+        return meeting.brought
+
+    def _settle(self) -> None:
+        for meeting in self._meetings.values():
+            if meeting.due is None and self._present.keys() <= meeting.brought.keys():
+                meeting.due = frozenset(meeting.brought)
+                self._change.notify_all()
+
+    def _forget_what_is_read(self) -> None:
+        for key, meeting in list(self._meetings.items()):
+            if meeting.due is not None and meeting.due & self._present.keys() <= meeting.read:
+                del self._meetings[key]
+
+    def _leave_out(self, key: _Key, meeting: _Meeting) -> None:
+        """Those who have not come in time."""
+        for who in [w for w in self._present if w not in meeting.brought]:
+            why = f"let the others wait for more than {self._wait_seconds:g} s at step {key[1]}"
+            self._present.pop(who)(TransportError(why, where=f"party {who}"))
+            self._tell(f"{who} {why}")
+        self._settle()
+
+    def _tell(self, why: str) -> None:
+        self._on_roll(self._step, [who for who in self._clients if who in self._present], why)
+
+    def _refuse_if_left_out(self, name: str) -> None:
+        if name not in self._present:
+            raise TransportError("takes no part in this run", where=f"party {name}")
+
+    def _refuse_if_over(self) -> None:
+        if self.stage is Stage.over:
+            raise TransportError("the run of the other clients is over", error_id="PEER-OVER")
+
+
+class ClientFellows:
+    """A gathering as the engine of one client sees it.
+
+    Args:
+        drop: ends every wait of the thread that serves this client.
+    """
+
+    def __init__(self, gathering: Gathering, name: str, drop: Drop) -> None:
+        self.turn: contextlib.AbstractContextManager[object] = gathering.turn
+        self.gathering, self.name, self._drop = gathering, name, drop
+
+    def mean_gradients(self, step: int, gradients: Weights) -> Weights:
+        """See `Gathering.mean_gradients`."""
+        return self.gathering.mean_gradients(self.name, step, gradients)
+
+    def mean_weights(
+        self, step: int, weights: Weights, state: Callable[[], SharedState]
+    ) -> Weights:
+        """See `Gathering.mean_weights`."""
+        return self.gathering.mean_weights(self.name, step, weights, state)
+
+    def join(self) -> tuple[int, Weights, SharedState]:
+        """See `Gathering.join`."""
+        return self.gathering.join(self.name, self._drop)
+
+
+def _mean(brought: Sequence[Weights]) -> dict[int, Tensor]:
+    """Summed in the order given, over the number of givers; what nobody has is left out."""
+    total: dict[int, Tensor] = {}
+    for given in brought:
+        for place, value in given.items():
+            total[place] = total[place] + value if place in total else value.clone()
+    return {place: value / len(brought) for place, value in total.items()}
