@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from amaqctl.cli.main import app
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 from typer.testing import CliRunner
 from amaqctl.cli.main import app
+exec(os.environ.get("PRELUDE", ""))  # what makes a party a bad one
 for words in json.loads(sys.argv[1]):
     result = CliRunner().invoke(app, words)
     print(json.dumps([result.exit_code, result.stdout, result.stderr]), flush=True)
