@@ -51,6 +51,8 @@ ANOTHER_VALUE: dict[str, tuple[str, object]] = {
     "eval.max_examples": ("9", 9),
     "checkpoint.every": ("6", 6),
     "checkpoint.keep_last": ("1", 1),
+    "clients.average_every": ("7", 7),
+    "clients.wait_seconds": ("30", 30.0),
     "transport.name": ("grpc", "grpc"),
     "transport.options": ("{port: 1}", {"port": 1}),
     "output.root": ("elsewhere", "elsewhere"),
@@ -136,6 +138,7 @@ def test_defaults(minimal: Path) -> None:
         "eval": {"every": 50, "max_examples": 64},
         "checkpoint": {"every": 50, "keep_last": 2},
         "transport": {"name": "loopback", "options": {}},
+        "clients": {"average_every": 10, "wait_seconds": 120.0},
         "output": {"root": "runs"},
     }
 

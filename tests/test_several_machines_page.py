@@ -51,6 +51,19 @@ def test_two_organisations(place: Path) -> None:
         assert (run["status"], run["result"]["steps"]) == ("done", 6)
 
 
+def test_several_clients(place: Path) -> None:
+    init = commands("server")[0][1:]
+    *prepared, hub, anna, ben = [words[1:] for words in commands("clients")]
+    (place / "ben.yaml").write_text((place / "anna.yaml").read_text().replace("anna", "ben"))
+    assert [code for code, _, _ in ended(start(place, [init, *prepared]))] == [0, 0, 0]
+    for process in [start(place, [asked]) for asked in (hub, anna, ben)]:
+        ((code, _, err),) = ended(process)
+        assert code == 0, err
+    for name in ("anna", "ben", "server/anna", "server/ben"):
+        run = json.loads((place / "several" / name / "run.json").read_text())
+        assert (run["status"], run["result"]["steps"]) == ("done", 4)
+
+
 def test_a_cluster(place: Path) -> None:
     ((program, *words),) = commands("cluster")
     assert (program, words[:2]) == ("torchrun", ["--nproc-per-node", "3"])
@@ -73,4 +86,4 @@ def test_a_cluster(place: Path) -> None:
 def test_what_it_says_of_privacy_stands_in_the_readme_too() -> None:
     readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
     assert "no guarantee of privacy" in PAGE
-    assert "no guarantee of privacy" in readme
+    assert "a guarantee of privacy: who sees hidden states sees much" in readme

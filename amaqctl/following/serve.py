@@ -140,10 +140,10 @@ class _Server:
 
     def _serve_once(self, name: str) -> None:
         member = self._members[name] = self._house.expect(name)
-        why, has_ended = "", False
+        why = "left"
         try:
             self._results[name] = self._followed(name, member).follow()
-            why, has_ended = "has ended", True
+            why = "has ended"
         except AmaqError as error:
             if error.error_id != "PEER-STOPPED":
                 member.transport.abort(error)
@@ -151,7 +151,7 @@ class _Server:
             if self._gathering.stage != "over":
                 self._observer.tell(f"{name}: {error.message}")
         finally:
-            self._gathering.leave(name, why or "left", in_order=has_ended)
+            self._gathering.leave(name, why)
             member.transport.close()
 
     def _followed(self, name: str, member: Membership) -> Followed:

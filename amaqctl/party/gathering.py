@@ -24,10 +24,11 @@ from amaqctl.errors import AmaqError, TransportError
 from amaqctl.party.turnstile import Turnstile
 
 OnRoll = Callable[[int, Sequence[str], str], None]
-"""Told, after so many steps, who takes part from now on, and why that changed."""
+"""Told from which step on (from 0) who takes part in the means, and why that changed."""
 Drop = Callable[[AmaqError], None]
 """Ends every wait of one client's thread."""
 _Key = tuple[str, int]
+_GRADIENTS, _WEIGHTS = "gradients", "weights"
 
 
 class Stage(StrEnum):
@@ -68,10 +69,10 @@ class Gathering:
         self._change = threading.Condition()
         self._present: dict[str, Drop] = {}
         self._steps: dict[str, frozenset[int]] = {}
+        self._common: frozenset[int] = frozenset()
         self._meetings: dict[_Key, _Meeting] = {}
         self._joining: dict[str, Drop] = {}
         self._let_in: dict[str, tuple[int, Weights, SharedState]] = {}
-        self._has_ended = False
         self._step = 0
 
     def arrive(self, name: str, saved: Sequence[int], drop: Drop) -> tuple[int, ...] | None:
@@ -94,12 +95,13 @@ class Gathering:
             self._steps[name] = frozenset(saved)
             if len(self._present) >= self._quorum:
                 self.stage = Stage.running
-                self._tell("the run begins")
+                self._common = frozenset.intersection(*(self._steps[n] for n in self._present))
+                self._step = max(self._common, default=0)
+                self._tell("the run begins", self._step)
             self._change.notify_all()
             self._change.wait_for(lambda: self.stage is not Stage.calling)
             self._refuse_if_over()
-            common = frozenset.intersection(*(self._steps[who] for who in self._present))
-            return tuple(sorted(common))
+            return tuple(sorted(self._common))
 
     def join(self, name: str, drop: Drop) -> tuple[int, Weights, SharedState]:
         """Wait for the next mean of the others' weights, and be one of them from there on.
@@ -119,16 +121,17 @@ class Gathering:
                 self._refuse_if_over()
             return self._let_in.pop(name)
 
-    def leave(self, name: str, why: str, *, in_order: bool = False) -> None:
+    def leave(self, name: str, why: str) -> None:
         """Be waited for no more. What was brought to a meeting counts."""
         with self._change:
             self._joining.pop(name, None)
             self._let_in.pop(name, None)
-            self._has_ended |= in_order
             if self._present.pop(name, None) is not None:
                 if not self._present and self.stage is Stage.running:
                     self.stage = Stage.over
-                self._tell(f"{name} {why}")
+                # A last gradient that waits for the others counts still.
+                is_one_more = name in self._brought(self._step)
+                self._tell(f"{name} {why}", self._step + is_one_more)
             self._settle()
             self._forget_what_is_read()
             self._change.notify_all()
@@ -137,11 +140,6 @@ class Gathering:
         """Wait for the end of the run, ``seconds`` at most; whether it has come."""
         with self._change:
             return self._change.wait_for(lambda: self.stage is Stage.over, seconds)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether at least one client came to the end of the run."""
-        return self._has_ended
 
     def stop(self) -> None:
         """End the run for all: this process was told to stop."""
@@ -152,8 +150,7 @@ class Gathering:
     def mean_gradients(self, name: str, step: int, gradients: Weights) -> Weights:
         """Bring gradients of a step; their sum in the clients' order over who took part."""
         with self._change:
-            self._step = step + 1
-            brought = self._meet(name, ("gradients", step), gradients)
+            brought = self._meet(name, (_GRADIENTS, step), gradients)
         with self.turn:
             return _mean([brought[who] for who in self._clients if who in brought])
 
@@ -162,7 +159,7 @@ class Gathering:
     ) -> Weights:
         """Bring a client's own weights; their mean. Who waits to join does so here."""
         with self._change:
-            brought = self._meet(name, ("weights", step), weights)
+            brought = self._meet(name, (_WEIGHTS, step), weights)
         with self.turn:
             mean = _mean([brought[who] for who in self._clients if who in brought])
         with self._change:
@@ -170,7 +167,7 @@ class Gathering:
                 if who not in self._let_in:
                     self._let_in[who] = (step, mean, state())
                     self._present[who] = drop
-                    self._tell(f"{who} joins")
+                    self._tell(f"{who} joins", step)
             self._change.notify_all()
         return mean
 
@@ -192,9 +189,11 @@ class Gathering:
         return meeting.brought
 
     def _settle(self) -> None:
-        for meeting in self._meetings.values():
+        for key, meeting in self._meetings.items():
             if meeting.due is None and self._present.keys() <= meeting.brought.keys():
                 meeting.due = frozenset(meeting.brought)
+                if key[0] == _GRADIENTS:
+                    self._step = key[1] + 1
                 self._change.notify_all()
 
     def _forget_what_is_read(self) -> None:
@@ -207,11 +206,15 @@ class Gathering:
         for who in [w for w in self._present if w not in meeting.brought]:
             why = f"let the others wait for more than {self._wait_seconds:g} s at step {key[1]}"
             self._present.pop(who)(TransportError(why, where=f"party {who}"))
-            self._tell(f"{who} {why}")
+            self._tell(f"{who} {why}", self._step)
         self._settle()
 
-    def _tell(self, why: str) -> None:
-        self._on_roll(self._step, [who for who in self._clients if who in self._present], why)
+    def _brought(self, step: int) -> Mapping[str, Any]:
+        meeting = self._meetings.get((_GRADIENTS, step))
+        return {} if meeting is None else meeting.brought
+
+    def _tell(self, why: str, step: int) -> None:
+        self._on_roll(step, [who for who in self._clients if who in self._present], why)
 
     def _refuse_if_left_out(self, name: str) -> None:
         if name not in self._present:
