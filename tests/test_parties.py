@@ -149,6 +149,18 @@ def test_parties_that_differ_are_refused_and_nothing_is_made(place: Path) -> Non
     assert not (place / "differ").exists()
 
 
+def test_a_follower_makes_no_run_before_its_leader_has_one(place: Path) -> None:
+    """It would be of a session that nobody goes on with, and stand in the way of the next start."""
+    asked = {
+        party: ["train", "p.yaml", "--party", f"{party}.yaml", "--out", out]
+        for party, out in (("client", "d.jsonl/below-a-file"), ("server", "early"))
+    }
+    found = as_parties(place, {party: [command] for party, command in asked.items()})
+    assert [found[party][0][0] for party in ("client", "server")] == [7, 10], found
+    assert "party client: failed: " in found["server"][0][2]
+    assert not (place / "early").exists()
+
+
 @pytest.mark.parametrize("victim", ["client", "server"])
 def test_killed_and_started_again_they_come_to_the_same(alone: Path, victim: str) -> None:
     out = f"killed-{victim}"

@@ -107,6 +107,9 @@ def join_as_follower(
     session = session_of(run, greeted)
     mine = document_of(base, membership, session, saved_steps(run))
     warnings = answer(base, membership, greeted, mine)
+    # By its first order the leader has made its own run folder. If this one were made before, and
+    # the leader killed meanwhile, it would be of a session that nobody can go on with.
+    membership.transport.wait_any([Address(membership.route.stages[0], ORDER)])
     folder = place_of_run if isinstance(place_of_run, Path) else None
     return made(base, membership, greeted, run or folder, reporter, warnings)
 
