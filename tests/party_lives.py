@@ -277,5 +277,6 @@ def _cut_own_connections() -> None:
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as found:
-                    if found.type == socket.SOCK_STREAM and found.family != socket.AF_UNIX:
+                    is_tcp = found.type == socket.SOCK_STREAM and found.family != socket.AF_UNIX
+                    if is_tcp and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                         found.shutdown(socket.SHUT_RDWR)

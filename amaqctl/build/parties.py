@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from amaqctl.build.assembly import Base, lora_settings
-from amaqctl.build.connect import device, longest_message
+from amaqctl.build.connect import LENGTH_MULTIPLE, device, longest_message
 from amaqctl.build.membership import Membership
 from amaqctl.build.provenance import RULES
 from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.environment import environment
-from amaqctl.errors import ResumeError
+from amaqctl.errors import ResumeError, WireError
 from amaqctl.model.lora import lora_places
 from amaqctl.model.several import adapter_shapes
 from amaqctl.model.stage_model import StageModel
@@ -108,6 +108,22 @@ def max_note_bytes(base: Base, facts: DataFacts) -> int:
     return (
         MAX_NOTE_BYTES + _LABEL_BYTES * base.loaded.profile.train.batch_size * facts.num_positions
     )
+
+
+def check_facts(base: Base, facts: DataFacts) -> None:
+    """Refuse a longest sequence that no data of this profile have: memory is held by it.
+
+    Raises:
+        WireError: it is longer than the model's positions and the profile's length.
+    """
+    positions = getattr(base.config, "max_position_embeddings", None) or 0
+    longest = max(positions, base.loaded.profile.train.max_length) + LENGTH_MULTIPLE
+    if facts.num_positions > longest:
+        raise WireError(
+            f"sequences of {facts.num_positions} tokens where model and profile have at most "
+            f"{longest - LENGTH_MULTIPLE}",
+            where="the leader's data",
+        )
 
 
 @dataclass(frozen=True)

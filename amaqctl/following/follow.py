@@ -14,7 +14,13 @@ from typing import Any
 
 from amaqctl.build.assembly import Base, assemble, base_of
 from amaqctl.build.membership import Membership
-from amaqctl.build.parties import NO_SHAPES, document_of, limits_of, max_note_bytes
+from amaqctl.build.parties import (
+    NO_SHAPES,
+    check_facts,
+    document_of,
+    limits_of,
+    max_note_bytes,
+)
 from amaqctl.engine.checkpoint_folder import good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.engine.fellows import Fellows
@@ -102,7 +108,7 @@ def join_as_follower(
         AmaqError: the leader failed or is lost, or a stage cannot be built.
     """
     base = base_of(loaded)
-    greeted = hear_greeting(membership)
+    greeted = hear_greeting(base, membership)
     run = place_of_run if isinstance(place_of_run, RunFolder) else None
     session = session_of(run, greeted)
     mine = document_of(base, membership, session, saved_steps(run))
@@ -129,11 +135,11 @@ class Share:
     client_shapes: Shapes
 
 
-def hear_greeting(membership: Membership) -> Greeted:
+def hear_greeting(base: Base, membership: Membership) -> Greeted:
     """Wait for a leader.
 
     Raises:
-        WireError: it does not begin with a greeting.
+        WireError: it does not begin with a greeting, or its data cannot be those of the profile.
         AmaqError: it failed or is lost.
     """
     data = membership.transport.receive(Address(membership.route.stages[0], ORDER))
@@ -144,6 +150,7 @@ def hear_greeting(membership: Membership) -> Greeted:
     theirs = Document.of(note)
     if theirs.data is None:
         raise WireError("a leader that says nothing of its data")
+    check_facts(base, theirs.data)
     return Greeted(theirs, theirs.data)
 
 

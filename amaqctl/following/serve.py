@@ -155,7 +155,7 @@ class _Server:
             member.transport.close()
 
     def _followed(self, name: str, member: Membership) -> Followed:
-        greeted = hear_greeting(member)
+        greeted = hear_greeting(self._base, member)
         run = self._run_of(name, greeted)
         document = document_of(
             self._base, member, session_of(run, greeted), [], clients=self._clients
