@@ -28,15 +28,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kill_points import command, forked  # sets the threads before torch is imported
-from party_lives import CASES, ENGINES, LEADER, FailedError, PartyRun, one_process
+from party_lives import CASES, ENGINES, FailedError, PartyRun, one_process
+from party_moments import Moments
 from party_processes import outcome, prepare
 from party_relay import RelayProcess
 
-MOMENTS = ("starting", "greeting", "running", "saving", "ending")
-WEIGHTS = (3, 3, 7, 5, 3)
+from amaqctl.engine.run_folder import RunFolder
+
 ENDS = ("kill", "freeze", "loss")
 MAX_A_RUN = 8
-SAVE_SECONDS = 0.05
 SHORT_LEASE, LONG_LEASE = 1.2, 8.0
 
 
@@ -103,10 +103,13 @@ class Lane:
         different = [what for what in expected if found[what] != expected[what]]
         if different or not found["adapter"] or not found["states"]:
             raise FailedError(f"{', '.join(different) or 'nothing'} differs from one process")
+        ends = {name: RunFolder(run.out / name).run["status"] for name in run.parties}
+        if set(ends.values()) != {"done"}:
+            raise FailedError(f"the leader is done, and the runs are {ends}")
 
     def _measure(self, engine: str, run: PartyRun) -> None:
         run.start()
-        self._until(run, lambda: self._log_size(run) > 0)
+        Moments(run, self._choose, 0.0).wait_until_training()
         started = time.monotonic()
         run.finish()
         self._seconds[engine] = time.monotonic() - started
@@ -118,10 +121,13 @@ class Lane:
             if run.is_done:
                 return
             run.start()
-            victim, moment = self._choose.choice(run.parties), self._moment()
-            if is_enough or not self._wait_for(run, moment):
+            victim = self._choose.choice(run.parties)
+            moment = self._moment(engine, run)
+            if is_enough or not moment:
                 return
-            at_once = getattr(self, f"_{how}")(run, victim)
+            has_ended, at_once = getattr(self, f"_{how}")(run, victim)
+            if not has_ended:
+                return
             self._count(engine, how)
             self._count(engine, moment)
             if at_once and engine == "grpc":  # its peer finds it started anew, within the lease
@@ -132,32 +138,34 @@ class Lane:
                 run.settle()
             run.check_acknowledged()
 
-    def _kill(self, run: PartyRun, victim: str) -> bool:
-        run.send(victim, signal.SIGKILL)
+    def _kill(self, run: PartyRun, victim: str) -> tuple[bool, bool]:
+        """Whether it was killed by this, and whether it starts again before others have noticed."""
+        if not run.kill(victim):
+            return False, False
         if self._choose.random() < 0.3:
-            return True
+            return True, True
         run.settle()
-        return False
+        return True, False
 
-    def _freeze(self, run: PartyRun, victim: str) -> bool:
+    def _freeze(self, run: PartyRun, victim: str) -> tuple[bool, bool]:
         run.send(victim, signal.SIGSTOP)
         run.settle(but=victim)
         run.send(victim, signal.SIGCONT)
         run.settle()
-        return False
+        return True, False
 
-    def _loss(self, run: PartyRun, victim: str) -> bool:
-        """The victim's connections are shut until it has noticed; gRPC's dials again at once."""
+    def _loss(self, run: PartyRun, victim: str) -> tuple[bool, bool]:
+        """The victim's connections are shut: gRPC dials again at once, and gloo never does."""
         run.send(victim, signal.SIGUSR1)
         if len(run.parties) > 2:
             run.settle()
-        return False
+        return True, False
 
     def _stop_parties(self, engine: str, run: PartyRun) -> None:
         run.start()
         for _ in range(self._choose.randint(2, 4)):
             victim = self._choose.choice(run.parties)
-            if not self._wait_for(run, self._moment()):
+            if not self._moment(engine, run):
                 break
             run.send(victim, signal.SIGSTOP)
             time.sleep(self._choose.uniform(LONG_LEASE / 8, LONG_LEASE / 4))
@@ -171,51 +179,8 @@ class Lane:
         if not run.finish():
             raise FailedError("cuts shorter than the lease lost a party")
 
-    def _moment(self) -> str:
-        return self._choose.choices(MOMENTS, WEIGHTS)[0]
-
-    def _wait_for(self, run: PartyRun, moment: str) -> bool:
-        """Wait for a moment of the lives that go on now; False where they end before."""
-        size, spread = self._log_size(run), self._choose.uniform
-        seconds = self._seconds["grpc" if len(run.parties) == 2 else "distributed"]
-        seen, delay = {
-            "starting": (lambda: True, spread(0, 0.7 * seconds)),
-            "greeting": (
-                lambda: any(life.is_connected for life in run.lives.values()),
-                spread(0, 0.4),
-            ),
-            "running": (lambda: self._log_size(run) > size, spread(0, seconds)),
-            "saving": (lambda: self._is_saving(run), spread(0, SAVE_SECONDS)),
-            "ending": (lambda: self._is_ending(run), spread(0, 2 * SAVE_SECONDS)),
-        }[moment]
-        for _ in range(self._choose.randint(0, 2) if moment == "saving" else 0):
-            if not (self._until(run, seen) and self._until(run, lambda: not self._is_saving(run))):
-                return False
-        if not self._until(run, seen):
-            return False
-        end = time.monotonic() + delay
-        return self._until(run, lambda: time.monotonic() >= end)
-
-    def _until(self, run: PartyRun, holds: Callable[[], bool]) -> bool:
-        end = time.monotonic() + 60
-        while not holds():
-            if run.is_done or time.monotonic() > end or len(run.lives) < len(run.parties):
-                return False
-            for life in run.lives.values():
-                if os.waitid(os.P_PID, life.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    return False
-            time.sleep(0.002)
-        return True
-
-    def _log_size(self, run: PartyRun) -> int:
-        log = run.out / LEADER / "log.txt"
-        return log.stat().st_size if log.exists() else 0
-
-    def _is_saving(self, run: PartyRun) -> bool:
-        return any(any((run.out / p / "checkpoints").glob(".tmp-*")) for p in run.parties)
-
-    def _is_ending(self, run: PartyRun) -> bool:
-        return any((run.out / p / "adapter").exists() for p in run.parties)
+    def _moment(self, engine: str, run: PartyRun) -> str | None:
+        return Moments(run, self._choose, self._seconds[engine]).wait()
 
     def _count(self, engine: str, what: str, number: int = 1) -> None:
         self.counts[f"{engine} {what}"] += number

@@ -164,6 +164,14 @@ class PartyRun:
         if name in self.lives:
             os.kill(self.lives[name].pid, number)
 
+    def kill(self, name: str) -> bool:
+        """Kill one party; False where it had ended before."""
+        life = self.lives.pop(name)
+        os.kill(life.pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(life.pid, 0)[1])
+        self._judge({name: (code, life.text)})
+        return code == -signal.SIGKILL
+
     def settle(self, but: str | None = None) -> None:
         """Wait until all that had met have ended; who waits for its first peer may go on.
 

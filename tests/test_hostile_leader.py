@@ -6,8 +6,10 @@ One process is the follower, a command for each attack; the attacks are made her
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transport_parts import THERE
 from amaqctl.build.assembly import Base, base_of
 from amaqctl.build.membership import Membership
 from amaqctl.build.parties import document_of
+from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import AmaqError
 from amaqctl.party import notes
 from amaqctl.party.agreement import DataFacts
@@ -124,52 +127,79 @@ def _stream(certificates: Path, place: str, frames: list[bytes]) -> None:
     is_over = threading.Event()
 
     def said() -> Iterator[bytes]:
-        yield Opening("client", b"0123456789abcdef", 0).to_bytes()
+        yield Opening("client", secrets.token_bytes(16), 0).to_bytes()
         yield from frames
         is_over.wait(60)
 
     credentials = grpc.ssl_channel_credentials(*files)
-    with grpc.secure_channel(place, credentials, options) as channel:
-        call = channel.stream_stream("/amaqctl.Party/Stream")(said(), wait_for_ready=True)
-        with contextlib.suppress(grpc.RpcError):
-            list(call)
-        is_over.set()
+    num_answers = 0
+    while not num_answers:  # the command before may still be leaving, and turns it away
+        with grpc.secure_channel(place, credentials, options) as channel:
+            call = channel.stream_stream("/amaqctl.Party/Stream")(said(), wait_for_ready=True)
+            with contextlib.suppress(grpc.RpcError):
+                for _ in call:
+                    num_answers += 1
+    is_over.set()
+
+
+@dataclass
+class Found:
+    """What the follower came to.
+
+    Args:
+        ends: exit code and stderr of its command under each attack.
+        flood_mib: that its memory grew in the flood.
+        num_runs: that it made under attacks.
+        status: in ``run.json`` when an honest leader heard that all was done, and its exit code.
+    """
+
+    ends: dict[str, tuple[int, str]]
+    flood_mib: int
+    num_runs: int
+    status: tuple[str, int]
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """How the follower's command ended under each attack, its memory, and what it left."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """One follower under every attack, and in the end with an honest leader."""
     folder = tmp_path_factory.mktemp("hostile")
     prepare(folder)
     place = (folder / "client.yaml").read_text().split("'")[1]
     patience = f"{{silence_seconds: 1.0, lease_seconds: {LEASE}, timeout_seconds: {TIMEOUT}}}"
     sets = ["--set", f"transport={{name: grpc, options: {patience}}}"]
-    names = [*LIES, *RAW]
+    # Silence comes last: its follower waits for its lease before the next begins.
+    runs = [f"run-{number}" for number in range(len(LIES) + len(RAW))]
+    outs = [*runs[: len(LIES)], "honest", *runs[len(LIES) :]]
     follower = start(
         folder,
-        [
-            ["train", "p.yaml", *sets, "--party", "server.yaml", "--out", f"run-{number}"]
-            for number in range(len(names))
-        ],
+        [["train", "p.yaml", *sets, "--party", "server.yaml", "--out", out] for out in outs],
     )
     data = [f"task.options.train={folder / 'd.jsonl'}", sets[1]]
     base = base_of(load_profile(str(folder / "p.yaml"), data))
     memory = {}
-    for name in names:
-        if name in RAW:
-            _stream(folder / "certs", place, RAW[name][0])
-        else:
-            leader = Leader(base, folder / "certs", place)
-            with contextlib.suppress(AmaqError):
-                LIES[name][0](leader)
-                leader.transport.receive(Address(1, "activation"))  # until it is told
-            leader.transport.close()
+    for name, (attack, *_) in LIES.items():
+        leader = Leader(base, folder / "certs", place)
+        with contextlib.suppress(AmaqError):
+            attack(leader)
+            leader.transport.receive(Address(1, "activation"))  # until it is told
+        leader.transport.close()
         memory[name] = _peak_mib(follower.pid)
-    found = dict(zip(names, ended(follower), strict=True))
-    told = {name: (code, err) for name, (code, _, err) in found.items()}
-    told["memory"] = (memory["flood"] - memory["address"], "")
-    told["runs"] = (len(list(folder.glob("run-*"))), "")
-    return told
+    leader = Leader(base, folder / "certs", place)
+    leader.agreed(notes.Restore(step=0), notes.Save(step=0), notes.End(step=0))
+    for _ in range(3):
+        leader.transport.receive(FROM)
+    status = RunFolder(folder / "honest" / "server").run["status"]
+    leader.transport.close()
+    for frames, _ in RAW.values():
+        _stream(folder / "certs", place, frames)
+    results = dict(zip([*LIES, "honest", *RAW], ended(follower), strict=True))
+    (code, _, _) = results.pop("honest")
+    return Found(
+        {name: (end, err) for name, (end, _, err) in results.items()},
+        memory["flood"] - memory["address"],
+        len(list(folder.glob("run-*"))),
+        (status, code),
+    )
 
 
 def _peak_mib(pid: int) -> int:
@@ -182,17 +212,20 @@ def _peak_mib(pid: int) -> int:
 
 
 @pytest.mark.parametrize("name", [*LIES, *RAW])
-def test_a_hostile_leader_ends_its_follower_with_one_line(
-    ends: dict[str, tuple[int, str]], name: str
-) -> None:
+def test_a_hostile_leader_ends_its_follower_with_one_line(found: Found, name: str) -> None:
     expected, words = LIES[name][1:] if name in LIES else (10, RAW[name][1])
-    code, err = ends[name]
+    code, err = found.ends[name]
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert (code, len(errors)) == (expected, 1), err
     assert words in errors[0]
 
 
-def test_a_flood_takes_no_more_memory_than_was_agreed(ends: dict[str, tuple[int, str]]) -> None:
-    assert 0 <= ends["memory"][0] < 200  # MiB, of a thousand that were sent
-    # Those that had agreed and were told to begin; nobody else made anything.
-    assert ends["runs"][0] == 4
+def test_a_flood_takes_no_more_memory_than_was_agreed(found: Found) -> None:
+    assert 0 <= found.flood_mib < 200  # of a thousand that were sent
+    # Those that had agreed and got an order; the others left nothing.
+    assert found.num_runs == 5
+
+
+def test_a_follower_is_done_before_it_says_so(found: Found) -> None:
+    """Its leader is, too, from then on, and no start with --resume could mend what is not."""
+    assert found.status == ("done", 0)

@@ -59,22 +59,12 @@ class Followed:
             AmaqError: as `amaqctl.party.follower.Follower.follow`.
         """
         try:
-            steps = self.follower.follow()
+            return self.follower.follow()
         except BaseException as error:
             code = error.exit_code if isinstance(error, AmaqError) else 1
             self.run.log(f"ended: {error}")
             self.run.update(status="failed", ended=utc_now(), exit_code=code)
             raise
-        else:
-            traffic = self.follower.traffic
-            result = {
-                "steps": steps,
-                "wire_bytes": traffic.total_bytes,
-                "wire_values": traffic.values,
-            }
-            self.run.log("done")
-            self.run.update(status="done", ended=utc_now(), exit_code=0, result=result)
-            return result
         finally:
             self.run.unlock()
 

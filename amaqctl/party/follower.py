@@ -32,7 +32,7 @@ from amaqctl.engine.fellows import Weights
 from amaqctl.engine.look import Look
 from amaqctl.engine.outputs import drop_later, save_bits, save_outcome
 from amaqctl.engine.run_documents import TrainingDocument
-from amaqctl.engine.run_folder import RunFolder
+from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.shared_state import take_over
 from amaqctl.engine.traffic import Traffic
 from amaqctl.errors import ResumeError, TransportError, WireError
@@ -115,6 +115,7 @@ class Follower:
         self.state = PartyState.agreed
         self._engine, self._contents, self._run = engine, contents, run
         self._transport, self._settings, self._reporter = transport, settings, reporter
+        self.result: dict[str, Any] = {}
         self._step = 0
         self._started = 0.0
         self._sent = Traffic()  # in the step that waits for its update
@@ -133,16 +134,11 @@ class Follower:
             Stop: self._stop,
         }
 
-    @property
-    def traffic(self) -> Traffic:
-        """What this party sent in training."""
-        return self._engine.traffic
-
-    def follow(self) -> int:
+    def follow(self) -> dict[str, Any]:
         """Obey until the last order.
 
         Returns:
-            Steps of the run.
+            Steps of the run, and what this party sent in training; `run.json` keeps it.
 
         Raises:
             TransportError: the leader stopped before the end, failed, or is lost.
@@ -158,7 +154,7 @@ class Follower:
                 self._transport.send(Address(self._settings.place, REPLY), note_to_bytes(reply))
             if isinstance(reply, Mean):
                 self._transport.send(Address(self._settings.place, REPLY), self._then)
-        return self._step
+        return self.result
 
     def _restore(self, note: Restore, _: Tensor | None) -> Done:
         due = self._settings.due_step
@@ -286,6 +282,15 @@ class Follower:
 
     def _end(self, note: End, _: Tensor | None) -> Done:
         save_outcome(self._run.path, note.step, self._contents)
+        # Before the answer: the leader is done once it has it, and nobody starts this run again.
+        sent = self._engine.traffic
+        self.result = {
+            "steps": note.step,
+            "wire_bytes": sent.total_bytes,
+            "wire_values": sent.values,
+        }
+        self._run.log("done")
+        self._run.update(status="done", ended=utc_now(), exit_code=0, result=self.result)
         return Done(step=note.step)
 
     def _stop(self, note: Stop, _: Tensor | None) -> None:
