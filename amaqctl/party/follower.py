@@ -284,11 +284,8 @@ class Follower:
         save_outcome(self._run.path, note.step, self._contents)
         # Before the answer: the leader is done once it has it, and nobody starts this run again.
         sent = self._engine.traffic
-        self.result = {
-            "steps": note.step,
-            "wire_bytes": sent.total_bytes,
-            "wire_values": sent.values,
-        }
+        sums = {"wire_bytes": sent.total_bytes, "wire_values": sent.values}
+        self.result = {"steps": note.step, **sums}
         self._run.log("done")
         self._run.update(status="done", ended=utc_now(), exit_code=0, result=self.result)
         return Done(step=note.step)
