@@ -14,6 +14,7 @@ from amaqctl.cli.main import app
 HEAVY = ["torch", "transformers", "peft", "safetensors", "numpy", "pydantic", "ruamel", "psutil"]
 HEAVY += ["amaqctl.profile", "amaqctl.build", "amaqctl.quantizer"]
 COMMANDS = ["", "train", "eval", "compress-trace", "inspect-bits", "compare", "runs", "export"]
+COMMANDS += ["join"]
 COMMANDS += ["plugins", "doctor", "profile", "profile list", "profile show", "profile check"]
 COMMANDS += ["profile schema", "certs", "certs init", "certs client", "certs show"]
 

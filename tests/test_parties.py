@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -272,3 +274,61 @@ def test_json_of_both_sides(alone: Path) -> None:
     led, followed = (json.loads(found[party][0][1])["data"] for party in ("client", "server"))
     assert (led["steps"], followed["steps"], followed["party"]) == (1, 1, "server")
     assert 0 < followed["wire_bytes"] < led["wire_bytes"]
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    """Of all that a checkpoint holds but for who the run is."""
+    found = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != "COMPLETE":
+            data = path.read_bytes()
+            if path.name == "trainer.json":
+                document = json.loads(data)
+                del document["identity"]
+                data = json.dumps(document).encode()
+            found[str(path.relative_to(checkpoint))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def test_joined_parts_are_the_run_of_one_process(together: Path, tmp_path: Path) -> None:
+    for name in ("aq-sgd", "stranger", "amaq"):
+        parts = [together / name / party for party in ("server", "client")]
+        whole, alone = tmp_path / name, together / f"alone-{name}"
+        steps = sorted(path.name for path in (alone / "checkpoints").iterdir())
+        asked = [
+            ["join", *parts, "--out", whole],
+            ["eval", whole, "--boundary", "both", "--json"],
+            ["eval", alone, "--boundary", "both", "--json"],
+            ["inspect-bits", whole],
+            ["export", whole, "--merge", "--to", tmp_path / f"{name}-merged"],
+        ]
+        found = ended(start(together, asked))
+        assert [code for code, _, _ in found] == [0] * len(asked), found
+        scores = [json.loads(out) for _, out, _ in found if out.startswith("{")]
+        assert scores[0]["data"]["metrics"] == scores[1]["data"]["metrics"]
+        for step in steps:
+            assert digests(whole / "checkpoints" / step) == digests(alone / "checkpoints" / step)
+    copied = tmp_path / "alone"
+    shutil.copytree(alone, copied)
+    asked = [["train", "--resume", run, "--max-steps", "6", "-q"] for run in (whole, copied)]
+    assert [code for code, _, _ in ended(start(together, asked))] == [0, 0]
+    assert outcome(whole) == outcome(copied)
+
+
+def test_what_cannot_be_joined(together: Path, tmp_path: Path) -> None:
+    client, server = (together / "amaq" / party for party in ("client", "server"))
+    out = tmp_path / "whole"
+    cases = [
+        ([client], "1 of 1 parts are of a party that led"),
+        ([client, client], "2 of 2 parts are of a party that led, and those of the others are"),
+        ([server], "0 of 1 parts are of a party that led, and one is due"),
+        ([client, server, server], "a part is given twice"),
+        ([client, together / "aq-sgd" / "server"], "is a part of another run than"),
+        ([together / "alone-amaq", server], "is whole already"),
+        ([client, together / "nowhere"], "there is no run"),
+    ]
+    asked = [["join", *parts, "--out", out] for parts, _ in cases]
+    found = ended(start(together, asked))
+    for (_, said), (code, _, err) in zip(cases, found, strict=True):
+        assert (code, said in err) == (4, True), err
+    assert not out.exists()

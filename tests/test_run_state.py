@@ -61,8 +61,8 @@ STATE = {
     ),
     "evaluations": (changed_json("trainer.json", lambda d: d.update(evaluations=[])), "evalua"),
     "first evaluation": (
-        changed_json("trainer.json", lambda d: d["evaluations"].pop("0")),
-        "that of step 0 is missing",
+        changed_json("trainer.json", lambda d: d["evaluations"].clear()),
+        "that of the start is missing",
     ),
     "loss": (
         changed_json("trainer.json", lambda d: d["evaluations"]["4"].update(loss="low")),

@@ -49,6 +49,9 @@ def test_two_organisations(place: Path) -> None:
     for name in ("client", "server"):
         run = json.loads((place / "run" / name / "run.json").read_text())
         assert (run["status"], run["result"]["steps"]) == ("done", 6)
+    joined = [words[1:] for words in commands("joined")]
+    assert [code for code, _, _ in ended(start(place, joined))] == [0, 0]
+    assert (place / "model" / "model.safetensors").exists()
 
 
 def test_several_clients(place: Path) -> None:

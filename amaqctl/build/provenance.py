@@ -50,6 +50,8 @@ def identity_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """
     if "files" not in then.get("model", {}):
         now = {**now, "model": {k: v for k, v in now["model"].items() if k != "files"}}
+    elif "weights" not in then["model"]:  # a joined run's: no party had them all
+        now = {**now, "model": {k: v for k, v in now["model"].items() if k != "weights"}}
     if not _is_other_tokenizer(then, now):
         then, now = _without_tokenizer(then), _without_tokenizer(now)
     if "rules" not in then:

@@ -16,6 +16,7 @@ from amaqctl.cli import (
     evaluate,
     export,
     inspect_bits,
+    join,
     list_runs,
     plugins,
     profiles,
@@ -40,6 +41,7 @@ app.command("inspect-bits", cls=Command)(inspect_bits.inspect_bits)
 app.command("compare", cls=Command)(compare.compare)
 app.command("runs", cls=Command)(list_runs.list_runs)
 app.command("export", cls=Command)(export.export)
+app.command("join", cls=Command)(join.join)
 app.command("plugins", cls=Command)(plugins.plugins)
 app.add_typer(profiles.app, name="profile")
 app.add_typer(certs.app, name="certs")

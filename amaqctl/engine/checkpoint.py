@@ -100,15 +100,21 @@ def _write_parts(
     # Sequence numbers ride in the headers: without them a resumed run would send other bytes.
     messages = {p: [c.num_sent, c.num_received] for p, c in channels_of(contents.stages).items()}
     save_file(optimizer_state(contents.stages), folder / "trainer.safetensors")
-    _dump(folder / "trainer.json", {"step": step, "messages": messages, **trainer_state})
+    dump(folder / "trainer.json", {"step": step, "messages": messages, **trainer_state})
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write ``COMPLETE`` beside the files of a checkpoint, the last of all."""
     manifest = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": digest_of(folder / name)}
         for name in sorted(FILES)
     }
-    _dump(folder / COMPLETE, manifest)
+    dump(folder / COMPLETE, manifest)
 
 
-def _dump(path: Path, document: dict[str, Any]) -> None:
+def dump(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document of a checkpoint."""
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -138,8 +138,9 @@ class TrainerDocument(TrainingDocument):
 
     @model_validator(mode="after")
     def _evaluated_at_the_start(self) -> TrainerDocument:
-        if "0" not in self.evaluations:
-            raise ValueError("evaluations: that of step 0 is missing")
+        # At step 0, or where a client joined the others.
+        if not self.evaluations:
+            raise ValueError("evaluations: that of the start is missing")
         for step, metrics in self.evaluations.items():
             if "loss" not in metrics:
                 raise ValueError(f"evaluations.{step}: loss is missing")

@@ -165,7 +165,8 @@ class RunFolder:
             raise InputError(
                 f"{what} needs every stage, and others of this run lie at other parties",
                 where=str(self.path),
-                hint="the leader's metrics hold its evaluations; each party has its own adapter",
+                hint="bring the parts together with amaqctl join; the leader's metrics hold its "
+                "evaluations",
                 error_id="INPUT-PARTIES",
             )
 
