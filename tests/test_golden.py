@@ -7,13 +7,12 @@ import pytest
 from golden import make
 
 from amaqctl import registry
-from amaqctl.wire import WIRE_VERSION, Hello, Message
+from amaqctl.wire import WIRE_VERSION, Message
 
 VERSIONS = sorted(make.HERE.glob("v*"))
 CURRENT = make.HERE / f"v{WIRE_VERSION}"
-RECORDS = sorted(path for path in make.HERE.glob("v*/*.json") if path.stem != "hello")
+RECORDS = sorted(make.HERE.glob("v*/*.json"))
 CURRENT_RECORDS = [path for path in RECORDS if path.parent == CURRENT]
-HELLOS = sorted(make.HERE.glob("v*/hello.bin"))
 
 
 def _read(path: Path) -> tuple[dict, list[bytes]]:
@@ -49,13 +48,6 @@ def test_the_same_input_still_makes_the_same_bytes(path):
     assert [data.hex() for data in make.send_all(record)] == [data.hex() for data in messages]
 
 
-@pytest.mark.parametrize("path", HELLOS, ids=_case_id)
-def test_golden_hello(path):
-    hello = Hello.from_bytes(path.read_bytes())
-    assert hello == Hello.model_validate_json(path.with_suffix(".json").read_text())
-    assert path.parent != CURRENT or hello.to_bytes() == path.read_bytes()
-
-
 def test_every_built_in_quantizer_is_golden_in_float32_and_bfloat16():
     found = {
         (record["quantizer"], entry["input"]["dtype"])
@@ -81,13 +73,13 @@ def test_versions_are_complete_and_nothing_lies_about():
     expected = set(CURRENT_RECORDS)
     for path in CURRENT_RECORDS:
         expected.update(make.message_paths(path, json.loads(path.read_text())))
-    assert set(CURRENT.iterdir()) == expected | {CURRENT / "hello.bin", CURRENT / "hello.json"}
+    assert set(CURRENT.iterdir()) == expected
     assert {path.stem for path in CURRENT_RECORDS} == {case.name for case in make.CASES}
 
 
 def test_the_maker_never_rewrites(tmp_path, monkeypatch, capsys):
     folder = tmp_path / f"v{WIRE_VERSION}"
-    assert make.write_missing(folder) == [*(case.name for case in make.CASES), "hello"]
+    assert make.write_missing(folder) == [case.name for case in make.CASES]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in CURRENT.iterdir()
     }

@@ -12,6 +12,7 @@ import torch
 from amaqctl.errors import InputError, WireError
 from amaqctl.party import notes, states
 from amaqctl.party.agreement import PROTOCOL, DataFacts, Document, Told, agree, newest_common
+from amaqctl.party.difference import first_difference
 from amaqctl.party.notes import note_from_bytes, note_to_bytes
 from amaqctl.party.states import TRANSITIONS, PartyState, after
 from amaqctl.tasks.task import IGNORE_INDEX
@@ -217,3 +218,24 @@ def test_other_machines_and_shards_are_no_difference() -> None:
 def test_the_newest_step_that_all_have() -> None:
     assert newest_common([[2, 4, 6], [4, 2], [4, 6]]) == 4
     assert newest_common([[2], [4]]) == newest_common([[2], []]) == newest_common([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "place"),
+    [
+        ({"seed": 17}, {"seed": 18}, ("seed", "17", "18")),
+        ({"cuts": [2]}, {"cuts": [3]}, ("cuts[0]", "2", "3")),
+        ({"cuts": [2]}, {"cuts": [2, 3]}, ("cuts", "[2]", "[2, 3]")),
+        ({"a": {"b": None}}, {"a": {}}, ("a.b", "None", "nothing")),
+        ({"a": [{"b": True}]}, {"a": [{"b": 1}]}, ("a[0].b", "True", "1")),
+        ({"a": {"b": 1}}, {"a": 3}, ("a", "{'b': 1}", "3")),
+        ({"b": 1, "a": 1}, {"b": 2, "a": 2}, ("a", "1", "2")),
+        ({"a": "1"}, {"a": 1}, ("a", "'1'", "1")),
+        ({"a": [2, 1]}, {"a": (2, 1)}, None),
+        ({"a": 4}, {"a": 4.0}, None),
+    ],
+)
+def test_the_first_difference_whoever_says_it(mine: Any, theirs: Any, place: Any) -> None:
+    assert first_difference(mine, theirs, "") == place
+    turned = None if place is None else (place[0], place[2], place[1])
+    assert first_difference(theirs, mine, "") == turned

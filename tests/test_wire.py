@@ -1,4 +1,4 @@
-"""Messages and hellos: sizes to the byte, and nothing but wire errors for what is not legal."""
+"""Messages: sizes to the byte, and nothing but wire errors for what is not legal."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from amaqctl.bits import WIDTHS, BitAllocation, PackedCodes
 from amaqctl.errors import QuantizationError, WireError
 from amaqctl.quantizer import QuantizedTensor, TensorContext
-from amaqctl.wire import ChannelOffer, Hello, Limits, Message
+from amaqctl.wire import Limits, Message
 
 CONTEXT = TensorContext(
     role="activation", link=0, step=3, total_steps=40, sample_ids=(5, 9), lengths=(4, 3)
@@ -93,9 +93,8 @@ def test_every_truncation_is_found(length):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_wire_errors(data):
-    for read in (Message.from_bytes, Hello.from_bytes):
-        with pytest.raises(WireError):
-            read(data)
+    with pytest.raises(WireError):
+        Message.from_bytes(data)
 
 
 def _forge(header: bytes, body: bytes, kind: int = 1, version: int = 1) -> bytes:
@@ -261,127 +260,3 @@ def test_the_most_that_the_header_can_say_is_sent():
     side = {"s" * 64: torch.zeros((1,) * 8)} | {str(i): torch.zeros(()) for i in range(15)}
     message = _illegal(shape=(1,) * 8, side=side, sample_ids=(2**40,))
     _assert_same(Message.from_bytes(message.to_bytes()), message)
-
-
-HELLO = Hello(
-    session="ab12",
-    model="tiny@float32",
-    cuts=(2,),
-    seed=17,
-    channels=(
-        ChannelOffer(link=0, role="activation", quantizer="amaq", options={"target_bits": 4.0}),
-    ),
-)
-
-
-def test_hello_round_trip_and_agreement():
-    read = Hello.from_bytes(HELLO.to_bytes())
-    assert read == HELLO
-    HELLO.check_agrees(read)
-
-
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"seed": 18}, "seed: 17 here, 18 there"),
-        ({"cuts": (3,)}, r"cuts\[0\]: 2 here, 3 there"),
-        (
-            {"channels": (HELLO.channels[0].model_copy(update={"options": {"target_bits": 3}}),)},
-            r"channels\[0\].options.target_bits: 4.0 here, 3 there",
-        ),
-        (
-            {"channels": (HELLO.channels[0].model_copy(update={"options": {}}),)},
-            r"channels\[0\].options.target_bits: 4.0 here, nothing there",
-        ),
-        ({"cuts": (2, 3)}, r"cuts: \(2,\) here, \(2, 3\) there"),
-    ],
-)
-def test_hello_names_the_differing_key(change, key):
-    with pytest.raises(WireError, match=key):
-        HELLO.check_agrees(HELLO.model_copy(update=change))
-
-
-def _offering(option: object) -> Hello:
-    offer = ChannelOffer(link=0, role="gradient", quantizer="q", options={"a": option})
-    return HELLO.model_copy(update={"channels": (offer,)})
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs"), [(True, 1), (0, False), (1.0, True), ([1], [True]), (None, False), (1, "1")]
-)
-def test_options_of_another_kind_differ(mine, theirs):
-    with pytest.raises(WireError, match=r"channels\[0\].options.a") as caught:
-        _offering(mine).check_agrees(_offering(theirs))
-    assert caught.value.error_id == "PEER-WIRE"
-
-
-def test_an_absent_option_is_not_null():
-    mine = _offering(None)
-    offer = mine.channels[0].model_copy(update={"options": {}})
-    with pytest.raises(WireError, match=r"options\.a: None here, nothing there"):
-        mine.check_agrees(mine.model_copy(update={"channels": (offer,)}))
-
-
-def test_an_integer_and_a_float_of_one_value_agree():
-    _offering(4).check_agrees(_offering(4.0))
-
-
-def _hello(key: str = "", value: str = "") -> bytes:
-    """A hello with the JSON text of one value replaced."""
-    texts = {"session": '""', "model": '"m"', "cuts": "[2]", "seed": "17", "link": "0"}
-    texts |= {"role": '"activation"', "quantizer": '"q"', "a": "1"} | ({key: value} if key else {})
-    pairs = {name: f'"{name}":{text}' for name, text in texts.items()}
-    offer = ",".join(pairs[name] for name in ("link", "role", "quantizer"))
-    top = ",".join(pairs[name] for name in ("session", "model", "cuts", "seed"))
-    text = f'{{{top},"channels":[{{{offer},"options":{{{pairs["a"]}}}}}]}}'
-    return _forge(text.encode(), b"", kind=2)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "place"),
-    [
-        ("seed", "4294967295", ""),
-        ("seed", "4294967296", "seed"),
-        ("seed", "-1", "seed"),
-        ("seed", "17.0", "seed"),
-        ("seed", '"17"', "seed"),
-        ("seed", "true", "seed"),
-        ("seed", "NaN", "seed"),
-        ("session", "7", "session"),
-        ("cuts", "[2.0]", "cuts.0"),
-        ("cuts", "[false]", "cuts.0"),
-        ("cuts", "[-1]", "cuts.0"),
-        ("link", '"0"', "channels.0.link"),
-        ("link", "0.0", "channels.0.link"),
-        ("quantizer", '""', "channels.0.quantizer"),
-        ("a", "-0.5e3", ""),
-        ("a", "[" * 196 + "1" + "]" * 196, ""),
-        ("a", "[" * 198 + "1" + "]" * 198, "header"),
-        ("a", "9" * 4300, ""),
-        ("a", "9" * 4301, "header"),
-        ("a", "NaN", "channels.0.options"),
-        ("a", "[1,-Infinity]", "channels.0.options"),
-        ("a", '{"b":1e999}', "channels.0.options"),
-    ],
-)
-def test_a_hello_is_read_strictly(key, value, place):
-    data = _hello(key, value)
-    if not place:
-        read = Hello.from_bytes(data)
-        found = read.channels[0].options["a"] if key == "a" else getattr(read, key)
-        assert found == json.loads(value)
-    else:
-        with pytest.raises(WireError, match=f"illegal header: {place}: "):
-            Hello.from_bytes(data)
-
-
-def test_a_hello_has_no_body():
-    header = _hello()[16:]
-    with pytest.raises(WireError, match="a hello has no body, this one has 1 bytes"):
-        Hello.from_bytes(_forge(header, b"x", kind=2))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [{"b": float("-inf")}]])
-def test_an_option_that_is_not_finite_is_refused_where_it_is_offered(value):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        _offering(value)

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from amaqctl import registry
 from amaqctl.errors import WireError
+from amaqctl.party import notes
 from amaqctl.quantizer import Site
-from amaqctl.wire import MAX_HEADER_BYTES, WIRE_VERSION, ChannelOffer, Hello, Limits, Message
+from amaqctl.wire import MAX_HEADER_BYTES, WIRE_VERSION, Limits, Message
 from amaqctl.wire.header import CodesHeader, MessageHeader, SideHeader
 
 PAGE = (DOCS / "wire-format.md").read_text(encoding="utf-8")
@@ -31,6 +32,8 @@ def _span(schema: dict, low: str, high: str, unit: str) -> str:
     if high not in schema:
         return ""
     least = schema.get(low, 0)
+    if least == schema[high]:
+        return f"{_number(least)}{unit}"
     return f"{_number(least)} to {_number(schema[high])}{unit}"
 
 
@@ -49,7 +52,7 @@ def _value(schema: dict) -> tuple[str, str]:
     if schema["type"] == "string":
         return "string", _span(schema, "minLength", "maxLength", " characters")
     if schema["type"] == "array":
-        kind, bounds = _value(schema["items"])
+        kind, bounds = _value(schema.get("items") or schema["prefixItems"][0])
         count = _span(schema, "minItems", "maxItems", " items")
         each = f"each {bounds}" if bounds else ""
         return f"array of {kind}s", ", ".join(filter(None, (count, each)))
@@ -79,12 +82,20 @@ def _described(model: type[BaseModel]) -> list[list[str]]:
         ("Keys of a message header", MessageHeader),
         ("Keys of `codes`", CodesHeader),
         ("Keys of an entry of `side`", SideHeader),
-        ("Keys of a hello", Hello),
-        ("Keys of an entry of `channels`", ChannelOffer),
+        ("Keys of a note header", notes._Header),
     ],
 )
 def test_key_tables_are_those_of_the_models(heading, model):
     assert [row[:4] for row in rows(section(PAGE, heading))] == _described(model)
+
+
+def test_the_kinds_of_notes_are_those_of_the_code():
+    told = {row[0].strip("`"): row[2] for row in rows(section(PAGE, "Kinds of notes"))}
+    written = {
+        kind: ", ".join(f"`{name}`" for name in cls.model_fields)
+        for kind, cls in notes._KINDS.items()
+    }
+    assert told == written
 
 
 def test_stated_limits_are_those_of_the_code():

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from amaqctl.errors import InputError, WireError
+from amaqctl.party.difference import first_difference
 from amaqctl.party.notes import Greeting
-from amaqctl.wire import first_difference
 
 PROTOCOL = 1
 """Of notes and their order. Parties of two protocols do not understand each other."""

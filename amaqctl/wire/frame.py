@@ -5,7 +5,7 @@ offset      size  what (integers little-endian)
 ==========  ====  =====================================================
 0           4     ``AMAQ``
 4           1     wire version, 1
-5           1     kind: 1 message, 2 hello, 3 note, 4 weights
+5           1     kind: 1 message, 3 note, 4 weights (2 is not in use)
 6           2     header length h in bytes
 8           4     body length in bytes
 12          4     CRC-32 of all other bytes: 0–11, header, body
@@ -35,7 +35,6 @@ _CRC = struct.Struct("<I")
 PREFIX_BYTES = _PREFIX.size + _CRC.size
 
 KIND_MESSAGE = 1
-KIND_HELLO = 2
 KIND_NOTE = 3
 KIND_WEIGHTS = 4
 

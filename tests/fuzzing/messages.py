@@ -1,4 +1,4 @@
-"""Broken messages and hellos for the receiver of every quantizer, in one process.
+"""Broken messages for the receiver of every quantizer, in one process.
 
 What a channel refuses must leave the receiver as it was, and end the channel: after a restart it
 goes on as if the message had never come. Nothing but WireError may come out.
@@ -23,30 +23,19 @@ from amaqctl.engine.link import Channel
 from amaqctl.errors import WireError
 from amaqctl.quantizer import Site, TensorContext
 from amaqctl.transports.transport import Address
-from amaqctl.wire import ChannelOffer, Hello, Limits, Message
+from amaqctl.wire import Limits, Message
 from fuzzing.frames import break_frame
 from fuzzing.runner import Check
 
 _ROWS, _TOKENS, _CHANNELS, _POSITIONS = 2, 5, 12, 24
 _MAX_VALUES = 2 * _ROWS * _POSITIONS * _CHANNELS
 _LIMITS = Limits(max_bytes=4 * _MAX_VALUES + 2**20, max_values=_MAX_VALUES)
-_HELLO = Hello(
-    session="s",
-    model="tiny",
-    cuts=(1, 3),
-    seed=17,
-    channels=(ChannelOffer(link=0, role="activation", quantizer="fixed", options={"bits": 4}),),
-)
 
 
 def cases(seed: int) -> Iterator[Check]:
     """Checks without end."""
     draw = random.Random(seed)
     while True:
-        if draw.random() < 0.1:
-            data, what = break_frame(draw, _HELLO.to_bytes())
-            yield Check(f"hello: {what}", partial(_read, Hello.from_bytes, data))
-            continue
         receiver = draw.choice(_receivers())
         known = draw.randrange(3)
         data, what = break_frame(draw, draw.choice(receiver.frames))

@@ -24,7 +24,7 @@ from torch import Tensor
 from amaqctl import registry
 from amaqctl.bits import BitAllocation
 from amaqctl.quantizer import DTYPE_NAMES, DTYPES, Quantizer, Site, TensorContext
-from amaqctl.wire import WIRE_VERSION, ChannelOffer, Hello, Message
+from amaqctl.wire import WIRE_VERSION, Message
 
 HERE = Path(__file__).parent
 NUM_CHANNELS = 6
@@ -129,17 +129,6 @@ CASES = (
         "bfloat16",
         gates=_GATES,
         massive=3000,
-    ),
-)
-
-HELLO = Hello(
-    session="golden",
-    model="tiny@float32",
-    cuts=(2, 5),
-    seed=17,
-    channels=(
-        ChannelOffer(link=0, role="activation", quantizer="amaq", options={"target_bits": 3.5}),
-        ChannelOffer(link=0, role="gradient", quantizer="group", options={"zero_point": False}),
     ),
 )
 
@@ -261,11 +250,6 @@ def write_missing(folder: Path) -> list[str]:
                 file.write(data)
         path.write_text(json.dumps(record, indent=1) + "\n")
         written.append(case.name)
-    hello = folder / "hello.bin"
-    if not hello.exists():
-        hello.write_bytes(HELLO.to_bytes())
-        (folder / "hello.json").write_text(HELLO.model_dump_json(indent=1) + "\n")
-        written.append("hello")
     return written
 
 
