@@ -264,6 +264,19 @@ class LearnsInEvaluation(Sound):
         return x
 
 
+class RemembersEvaluation(Sound):
+    """A value a sample, which an evaluation moves where it names its samples."""
+
+    def __init__(self, config: Any, site: Any) -> None:
+        super().__init__(config, site)
+        self.register_buffer("seen", torch.zeros(site.num_samples))
+
+    def alter_input(self, x: Tensor, context: TensorContext) -> Tensor:
+        if not context.training and context.sample_ids:
+            self.seen[list(context.sample_ids)] += 1
+        return x
+
+
 class HidesItsState(Sound):
     """A plain attribute, which no checkpoint carries."""
 
@@ -373,6 +386,7 @@ FAULTY = {
     SleepsInEveryCall: {"speed"},
     DrawsFromTheGlobalGenerator: {"seeds"},
     LearnsInEvaluation: {"evaluation"},
+    RemembersEvaluation: {"evaluation"},
     HidesItsState: {"resume"},
     KeepsEveryTensor: {"memory"},
     RemembersInItsModule: {"memory"},
