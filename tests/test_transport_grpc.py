@@ -123,6 +123,22 @@ def test_a_party_that_starts_first_waits_and_says_so(certificates):
     close_both(client, server)
 
 
+def test_a_forwarded_port_whose_other_end_is_not_there_is_waited_for(certificates):
+    port = free_port()
+    relay, told = Relay(port), Told()
+    place = f"127.0.0.1:{relay.port}"
+    client = grpc_party(certificates, "client", connect={"server": place}, told=told)
+    client.send(THERE, b"early")
+    told.wait_for("waiting")
+    time.sleep(4)  # long enough to be believed three times
+    words = f"{place} ends the connection: nobody listens behind it yet"
+    assert told == [("waiting", f"{words}; trying again until it is there")]
+    server = grpc_party(certificates, "server", listen=f"127.0.0.1:{port}")
+    assert server.receive(THERE) == b"early"
+    close_both(client, server)
+    relay.stop()
+
+
 def test_one_that_leaves_before_its_peer_came_does_not_wait(certificates):
     told = Told()
     server = grpc_party(certificates, "server", listen="127.0.0.1:0", told=told)

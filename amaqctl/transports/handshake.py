@@ -49,23 +49,44 @@ def _handshake(
     with _files(own) as (certificate, key):
         context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["h2"])
-    not_taken = f"{place} does not take this party's certificate: another authority, or expired"
     try:
-        with context.wrap_socket(connection, server_hostname=peer) as wrapped:
-            # From TLS 1.3 on the other side judges a certificate after this side is through, and
-            # gRPC closes without a word. It speaks first where it is content.
-            is_content = bool(wrapped.recv(1))
-            return (Fault.unknown, "") if is_content else (Fault.likely, not_taken)
+        wrapped = context.wrap_socket(connection, server_hostname=peer)
     except ssl.SSLCertVerificationError as error:
         return Fault.final, f"certificate of {place} not taken: {error.verify_message}"
     except (ssl.SSLEOFError, ConnectionResetError):
-        return Fault.likely, not_taken
-    except ssl.SSLError as error:
-        words = (error.reason or "unknown reason").replace("_", " ").lower()
-        is_foreign = "wrong version" in words or "record layer" in words
-        return Fault.final, f"{place} " + ("speaks no TLS" if is_foreign else f"ends TLS: {words}")
+        # A port that is forwarded is open although nobody listens behind it.
+        return Fault.absent, f"{place} ends the connection: nobody listens behind it yet"
     except OSError as error:
+        return _fault_of(error, place)
+    with wrapped:
+        return _verdict(wrapped, place)
+
+
+def _verdict(wrapped: ssl.SSLSocket, place: Place) -> tuple[Fault, str]:
+    """What the other side makes of this one's certificate.
+
+    From TLS 1.3 on it judges after this side is through, and gRPC closes without a word. It speaks
+    first where it is content.
+    """
+    try:
+        if wrapped.recv(1):
+            return Fault.unknown, ""
+    except (ssl.SSLEOFError, ConnectionResetError):
+        pass
+    except OSError as error:
+        return _fault_of(error, place)
+    return (
+        Fault.likely,
+        f"{place} does not take this party's certificate: another authority, or expired",
+    )
+
+
+def _fault_of(error: OSError, place: Place) -> tuple[Fault, str]:
+    if not isinstance(error, ssl.SSLError):
         return Fault.absent, f"{place} does not answer: {error.strerror or error}"
+    words = (error.reason or "unknown reason").replace("_", " ").lower()
+    is_foreign = "wrong version" in words or "record layer" in words
+    return Fault.final, f"{place} " + ("speaks no TLS" if is_foreign else f"ends TLS: {words}")
 
 
 @contextlib.contextmanager
