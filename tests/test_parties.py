@@ -332,3 +332,44 @@ def test_what_cannot_be_joined(together: Path, tmp_path: Path) -> None:
     for (_, said), (code, _, err) in zip(cases, found, strict=True):
         assert (code, said in err) == (4, True), err
     assert not out.exists()
+
+
+def test_a_dry_run_compares_and_writes_nothing(place: Path) -> None:
+    dry = {
+        party: ["train", "p.yaml", "--party", f"{party}.yaml", "--dry-run"]
+        for party in ("client", "server")
+    }
+    found = as_parties(place, {party: [[*asked, "--json"]] for party, asked in dry.items()})
+    for party, other in (("client", "server"), ("server", "client")):
+        ((code, out, err),) = found[party]
+        assert code == 0, err
+        told = json.loads(out)
+        assert told["schema"] == "amaqctl.agreement/1"
+        assert (told["data"]["party"], told["data"]["agreed"]) == (party, [other])
+        assert told["data"]["data"]["num_samples"] == 24
+    other_rank = ["train", "p.yaml", "--party", "server.yaml", "--out", "dry", *words("lora.r=4")]
+    real = ["train", "p.yaml", "--party", "server.yaml", "--out", "dry"]
+    for asked, code, said in (
+        (real, 10, "the leader stopped before the run began: it was a dry run"),
+        (other_rank, 4, "the parties differ in lora.r: 4 at server, 8 at client"),
+    ):
+        found = as_parties(place, {"client": [dry["client"]], "server": [asked]})
+        ((client_code, _, client_err),) = found["client"]
+        ((server_code, _, err),) = found["server"]
+        assert client_code == (0 if code == 10 else 4), client_err
+        assert (server_code, said in err) == (code, True), err
+        assert not (place / "dry").exists()
+
+
+def test_a_dry_run_beside_one_that_trains(place: Path) -> None:
+    found = as_parties(
+        place,
+        {
+            "client": [["train", "p.yaml", "--party", "client.yaml", "--out", "beside"]],
+            "server": [["train", "p.yaml", "--party", "server.yaml", "--dry-run"]],
+        },
+    )
+    ((code, _, err),) = found["server"]
+    assert (code, "it was a dry run here, and client trains" in err) == (10, True), err
+    ((code, _, err),) = found["client"]
+    assert (code, "failed: it was a dry run here" in err) == (10, True), err

@@ -12,6 +12,7 @@ from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
 from amaqctl.cli.party import train_as_party
+from amaqctl.cli.party_dry_run import dry_run_as_party
 from amaqctl.engine.advice import advised, name_of
 from amaqctl.engine.checkpoint_folder import checkpoint_name
 from amaqctl.engine.resumable import refuse_early
@@ -57,19 +58,21 @@ def train(
     Ends with the adapter in RUN/adapter, which stock PEFT loads, and a report of losses and
     bytes. Ctrl-C saves everything and stops.
     """
-    schema = "amaqctl.dry-run/1" if dry_run else "amaqctl.train/1"
-    with command(schema, json=json, quiet=quiet, traceback=traceback) as session:
+    with command(_schema(dry_run, party), json=json, quiet=quiet, traceback=traceback) as session:
         overrides = list(set_ or [])
         if seed is not None:
             overrides.append(f"train.seed={seed}")
         if max_steps is not None:
             overrides.append(f"train.max_steps={max_steps}")
         _check_arguments(profile, resume, name, bool(out or name or set_ or seed is not None))
-        if party is not None and (dry_run or name is not None):
-            raise UsageError("--party goes with neither --dry-run nor --name")
+        if party is not None and name is not None:
+            raise UsageError("--party goes without --name")
         if dry_run:
             if profile is None:
                 raise UsageError("--dry-run goes with a profile, not with --resume")
+            if party is not None:
+                dry_run_as_party(session, party, profile, overrides)
+                return
             forecast_run(session, profile, overrides, out, name)
         else:
             where = (profile, resume, overrides, out)
@@ -79,6 +82,12 @@ def train(
                 done = _train(session, *where, name, max_steps)
             if done is not None:
                 _tell(session, *done)
+
+
+def _schema(dry_run: bool, party: Path | None) -> str:
+    if not dry_run:
+        return "amaqctl.train/1"
+    return "amaqctl.dry-run/1" if party is None else "amaqctl.agreement/1"
 
 
 def _check_arguments(

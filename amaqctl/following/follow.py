@@ -25,11 +25,11 @@ from amaqctl.engine.checkpoint_folder import good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.engine.fellows import Fellows
 from amaqctl.engine.run_folder import RunFolder, utc_now
-from amaqctl.errors import AmaqError, WireError
+from amaqctl.errors import AmaqError, TransportError, WireError
 from amaqctl.model.stage_model import StageModel
 from amaqctl.party.agreement import DataFacts, Document, agree
 from amaqctl.party.follower import Follower, FollowSettings, Reporter
-from amaqctl.party.notes import MAX_NOTE_BYTES, Greeting, note_from_bytes, note_to_bytes
+from amaqctl.party.notes import MAX_NOTE_BYTES, Greeting, Stop, note_from_bytes, note_to_bytes
 from amaqctl.party.states import PartyState, after
 from amaqctl.party.weights import Shapes
 from amaqctl.paths import shown
@@ -105,7 +105,14 @@ def join_as_follower(
     warnings = answer(base, membership, greeted, mine)
     # By its first order the leader has made its own run folder. If this one were made before, and
     # the leader killed meanwhile, it would be of a session that nobody can go on with.
-    membership.transport.wait_any([Address(membership.route.stages[0], ORDER)])
+    order = membership.transport.peek(Address(membership.route.stages[0], ORDER))
+    first, _ = note_from_bytes(order, max_note_bytes(base, greeted.data))
+    if isinstance(first, Stop):
+        raise TransportError(
+            f"the leader stopped before the run began: {first.text}",
+            where=f"party {membership.route.leader}",
+            error_id="PEER-STOPPED",
+        )
     folder = place_of_run if isinstance(place_of_run, Path) else None
     return made(base, membership, greeted, run or folder, reporter, warnings)
 

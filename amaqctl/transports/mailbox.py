@@ -105,6 +105,16 @@ class Mailbox:
             self._held_bytes[self.route.ends(address)[0]] -= _weight(data)
         return data
 
+    def peek(self, address: Address) -> bytes:
+        """The oldest message of an address, which stays where it is; waits for it.
+
+        Raises:
+            AmaqError, TransportError: as `take`.
+        """
+        self.wait_any((address,))
+        with self.bell:
+            return self._queues[address][0]
+
     def wait_any(
         self, addresses: Sequence[Address], timeout_seconds: float | None = None
     ) -> Address:

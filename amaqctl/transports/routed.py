@@ -86,6 +86,14 @@ class RoutedTransport:
         """
         return self.mailbox.take(address, timeout_seconds)
 
+    def peek(self, address: Address) -> bytes:
+        """What `receive` will return, without taking it; waits for it.
+
+        Raises:
+            AmaqError: as `receive`.
+        """
+        return self.mailbox.peek(address)
+
     def poll(self, address: Address) -> bool:
         """Whether `receive` would return at once."""
         return self.mailbox.has(address)

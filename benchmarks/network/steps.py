@@ -1,18 +1,22 @@
 """What a slow line adds to a training step of two parties on the packaged model.
 
-    python benchmarks/network/steps.py [--steps 6] [--links 100m,10m] [--methods amaq-4] > rows.jsonl
+    python benchmarks/network/steps.py [--steps 6] [--links 100m,10m] [--methods amaq-4]
     python benchmarks/network/steps.py --u-shape
 
 Two processes over `grpc` with mutual TLS, the client with stage 0 and the data (in the U shape with
-the last stage too). Between them stands `simulated_link`, which delays and limits bytes; every run
-over a line is followed by the same run without one, so that load on the machine is in both.
-The network's seconds of a step are the difference of the two medians; those of the codec are what
-encoding and decoding took at both parties, one after the other. One JSON object a row on stdout.
+the last stage too). Between them stands `simulated_link`, which delays and limits bytes.
+
+The network's seconds of a step are those in which neither party computes, which is right where
+nothing overlaps: one micro-batch. In the U shape, whose point is overlap, every run over a line is
+followed by the same run without one, and the difference of their steps is what of the wire is
+visible. Medians over the steps but the first; the codec's seconds are of both parties together, and
+part of computing. One JSON object a row on stdout.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -20,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +59,34 @@ METHODS = {
 }
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What a run told.
+
+    Args:
+        seconds: of each step at the client.
+        busy: seconds of each step in which a party computed, both added up.
+        codec: seconds a step of encoding and decoding, both added up.
+        num_bytes: of tensors in the last step.
+    """
+
+    seconds: list[float]
+    busy: list[float]
+    codec: float
+    num_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds[1:])
+
+    @property
+    def median_idle(self) -> float:
+        """Seconds of a step in which nobody computes."""
+        both = list(zip(self.seconds, self.busy, strict=True))[1:]
+        return statistics.median(seconds - busy for seconds, busy in both)
+
+
 class Place:
     """A folder with certificates and party files, and a port."""
 
@@ -73,15 +106,15 @@ class Place:
         text = f"name: {name}\nholders: [{', '.join(self._holders)}]\n{way}\n"
         (self.folder / f"{name}.yaml").write_text(f"{text}certificates: certs/{name}\n")
 
-    def run(self, out: str, settings: list[str], steps: int) -> tuple[list[dict[str, Any]], float]:
-        """The records of a run's steps, and the codec's seconds a step at both parties."""
+    def run(self, out: str, settings: list[str], steps: int) -> Steps:
+        """Train a few steps."""
         asked = [f"train.max_steps={steps}", "eval={every: 1000, max_examples: 1}"]
         asked += ["checkpoint.every=1000", "transport={name: grpc}", *settings]
         words = [word for setting in asked for word in ("--set", setting)]
+        command = [sys.executable, str(_PARTY), "train", "quickstart", *words]
         processes = [
             subprocess.Popen(
-                [sys.executable, str(_PARTY), "train", "quickstart", *words]
-                + ["--party", f"{name}.yaml", "--out", out, "-q"],
+                [*command, "--party", f"{name}.yaml", "--out", out, "-q"],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -89,40 +122,56 @@ class Place:
             )
             for name in ("server", "client")
         ]
-        codec = 0.0
+        spent = []
         for process in processes:
             told, _ = process.communicate(timeout=900)
             assert process.returncode == 0, told
-            codec += float(told.splitlines()[-1])
+            spent.append(json.loads(told.splitlines()[-1]))
         lines = (self.folder / out / "client" / "metrics.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        return [r for r in records if r["kind"] == "train"], codec / steps
-
-
-def _median(records: list[dict[str, Any]]) -> float:
-    return statistics.median(r["seconds"] for r in records[1:])
+        records = [r for r in map(json.loads, lines) if r["kind"] == "train"]
+        busy = [sum(pair) for pair in zip(*(party["busy"] for party in spent), strict=True)]
+        return Steps(
+            [r["seconds"] for r in records],
+            busy,
+            sum(party["codec"] for party in spent) / steps,
+            records[-1]["wire/total_bytes"],
+        )
 
 
 def measure(place: Place, link: str, name: str, settings: list[str], steps: int) -> dict[str, Any]:
-    """One row: a run over a line, and the same without."""
+    """One row of a run over a line."""
     rate, round_trip = LINKS[link]
     line = SimulatedLink(place.port, round_trip / 2, rate)
     place.dial(line.port)
-    over, codec = place.run(f"{name}-{link}", settings, steps)
+    over = place.run(f"{name}-{link}", settings, steps)
     line.close()
-    place.dial(place.port)
-    without, _ = place.run(f"{name}-{link}-without", settings, steps)
-    num_bytes = over[-1]["wire/total_bytes"]
     return {
         "link": link,
         "method": name,
-        "bytes": num_bytes,
-        "bare_seconds": round(8 * num_bytes / rate, 4),
-        "seconds": round(_median(over), 4),
-        "without": round(_median(without), 4),
-        "network_seconds": round(_median(over) - _median(without), 4),
-        "codec_seconds": round(codec, 4),
+        "bytes": over.num_bytes,
+        "wire_seconds": round(8 * over.num_bytes / rate, 4),
+        "step_seconds": round(over.median, 4),
+        "network_seconds": round(over.median_idle, 4),
+        "codec_seconds": round(over.codec, 4),
         "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def measure_overlap(
+    place: Place, link: str, name: str, settings: list[str], steps: int
+) -> dict[str, Any]:
+    """One row of the U shape: how much of the wire a step shows."""
+    row = measure(place, link, name, settings, steps)
+    place.dial(place.port)
+    without = place.run(f"{name}-{link}-without", settings, steps)
+    # Two messages there and two back, one after another, if nothing overlapped.
+    bare = row["wire_seconds"] + 2 * LINKS[link][1]
+    visible = row["step_seconds"] - without.median
+    return {
+        **{key: row[key] for key in ("link", "method", "bytes", "step_seconds", "load")},
+        "without": round(without.median, 4),
+        "bare_seconds": round(bare, 4),
+        "visible": round(visible / bare, 3),
     }
 
 
@@ -137,21 +186,19 @@ def main() -> None:
     holders = ("client", "server", "client") if options.u_shape else ("client", "server")
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), holders)
-        for link in options.links.split(","):
-            for name in options.methods.split(","):
-                tries = {name: METHODS[name]}
-                if options.u_shape:
-                    cut = [*METHODS[name], "split.cuts=[5, 25]"]
-                    tries = {
-                        f"{name}, {n} micro-batches": [*cut, f"train.micro_batches={n}"]
-                        for n in (1, 4)
-                    }
-                for title, settings in tries.items():
-                    row = measure(place, link, title.replace(", ", "-"), settings, options.steps)
-                    if options.u_shape:  # four messages after one another
-                        row["bare_seconds"] = round(row["bare_seconds"] + 2 * LINKS[link][1], 4)
-                        row["visible"] = round(row["network_seconds"] / row["bare_seconds"], 3)
-                    print(json.dumps(row), flush=True)
+        for link, name in itertools.product(options.links.split(","), options.methods.split(",")):
+            if not options.u_shape:
+                row = measure(place, link, name, METHODS[name], options.steps)
+                print(json.dumps(row), flush=True)
+                continue
+            for number in (1, 4):
+                more = ["split.cuts=[5, 25]", f"train.micro_batches={number}"]
+                settings = [*METHODS[name], *more]
+                title = f"{name}-x{number}"
+                print(
+                    json.dumps(measure_overlap(place, link, title, settings, options.steps)),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
