@@ -28,7 +28,7 @@ class Told(list[tuple[int, tuple[str, ...], str]]):
 
 def gathering(wait_seconds: float = 30.0, quorum: int = 3) -> tuple[Gathering, Told]:
     told = Told()
-    return Gathering(NAMES, quorum, wait_seconds, told), told
+    return Gathering(NAMES, quorum, wait_seconds, 5, told), told
 
 
 def nothing(_: AmaqError) -> None: ...
@@ -145,6 +145,20 @@ def test_one_that_joins_gets_the_mean_and_takes_part_from_there() -> None:
     assert (step, mean, got.weights[7].tolist()) == (1, [2.0], [1.0])
     assert first[0].tolist() == second[0].tolist() == [4.0]
     assert told[1:] == [(1, NAMES, "c joins")]
+
+
+def test_nobody_joins_at_the_end() -> None:
+    made, told = gathering(quorum=1)
+    arrived(made, ("a",))
+    found: list[Any] = []
+    late = threading.Thread(target=lambda: found.extend(run(lambda: made.join("c", nothing))))
+    late.start()
+    time.sleep(0.05)
+    made.mean_weights("a", 5, {0: torch.ones(1)}, lambda: NO_STATE)
+    made.leave("a", "has ended")
+    late.join(10)
+    assert [str(error) for error in found] == ["the run of the other clients is over"]
+    assert [why for _, _, why in told] == ["the run begins", "a has ended"]
 
 
 def test_the_run_is_over_when_all_have_left() -> None:

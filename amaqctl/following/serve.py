@@ -92,6 +92,7 @@ class _Server:
             self._clients,
             house.party.quorum or len(self._clients),
             loaded.profile.clients.wait_seconds,
+            loaded.profile.train.max_steps,
             self._call_roll,
         )
         self._num_threads = torch.get_num_threads()

@@ -56,16 +56,22 @@ class Gathering:
         clients: names, in the order in which sums are taken.
         quorum: begin when so many have come.
         wait_seconds: longest that one lets the others wait at a meeting.
+        max_steps: of the run; nobody joins at its end.
         on_roll: told who takes part.
     """
 
     def __init__(
-        self, clients: Sequence[str], quorum: int, wait_seconds: float, on_roll: OnRoll
+        self,
+        clients: Sequence[str],
+        quorum: int,
+        wait_seconds: float,
+        max_steps: int,
+        on_roll: OnRoll,
     ) -> None:
         self.turn = Turnstile()
         self.stage = Stage.calling
         self._clients, self._quorum = tuple(clients), quorum
-        self._wait_seconds, self._on_roll = wait_seconds, on_roll
+        self._wait_seconds, self._max_steps, self._on_roll = wait_seconds, max_steps, on_roll
         self._change = threading.Condition()
         self._present: dict[str, Drop] = {}
         self._steps: dict[str, frozenset[int]] = {}
@@ -164,7 +170,7 @@ class Gathering:
             mean = _mean([brought[who] for who in self._clients if who in brought])
         with self._change:
             for who, drop in self._joining.items():
-                if who not in self._let_in:
+                if who not in self._let_in and step < self._max_steps:
                     self._let_in[who] = (step, mean, state())
                     self._present[who] = drop
                     self._tell(f"{who} joins", step)
