@@ -192,7 +192,7 @@ class PartyRun:
             ):
                 break
             if seconds > HANG_SECONDS:
-                told = {name: life.text for name, life in left.items()}
+                told = {name: life.text[-500:] for name, life in left.items()}
                 raise FailedError(f"hangs for {seconds:.0f} s: {told}")
             time.sleep(0.01)
         if self._engine == "distributed":  # a launcher ends the rest
@@ -228,7 +228,7 @@ class PartyRun:
                 self.settle()
                 return False
             if time.monotonic() > end:
-                told = {name: life.text for name, life in self.lives.items()}
+                told = {name: life.text[-500:] for name, life in self.lives.items()}
                 raise FailedError(f"not done in {seconds:.0f} s: {told}")
             time.sleep(0.01)
         if not self.is_done:
