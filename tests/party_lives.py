@@ -224,6 +224,8 @@ class PartyRun:
             ended = self.reap()
             self._judge(ended)
             codes |= {name: code for name, (code, _) in ended.items()}
+            if self.is_done and not any(life.is_connected for life in self.lives.values()):
+                self.kill_all()  # a follower that was done, and started again before its leader was
             if any(codes.values()) and not self.is_done:
                 self.settle()
                 return False
