@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from kill_points import command, forked
 from party_processes import HOLDERS
 from transport_parts import free_port
@@ -139,6 +140,8 @@ class PartyRun:
         def work() -> None:
             os.chdir(self._place)
             os.environ.update(environment)
+            # A fork spoils torch's pool, and the first thread renews it: not two at once.
+            torch.set_num_threads(1)
             signal.signal(signal.SIGUSR1, lambda *_: _cut_own_connections())
             command(arguments)
 

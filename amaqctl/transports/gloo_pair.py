@@ -54,9 +54,9 @@ class GlooPair:
         dist.send(torch.frombuffer(data, dtype=torch.uint8), self._rank)
 
     def _read(self) -> None:
-        buffer = torch.empty(_LENGTH.size + MAX_FRAME_BYTES, dtype=torch.uint8)
-        raw = buffer.numpy().data
         try:
+            buffer = torch.empty(_LENGTH.size + MAX_FRAME_BYTES, dtype=torch.uint8)
+            raw = buffer.numpy().data
             while True:
                 dist.recv(buffer, self._rank)
                 (length,) = _LENGTH.unpack_from(raw)
