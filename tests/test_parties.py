@@ -237,6 +237,16 @@ def test_a_leader_that_is_stopped_stops_the_others_in_order(place: Path) -> None
         ("name: c\nholders: [a, b, a]\n", 4, "party 'c' holds no stage"),
         ("name: a\nholders: [a, b, a]\nlisten: nowhere\n", 3, "listen"),
         ("name: a\nholdres: [a, b, a]\n", 3, "did you mean 'holders'"),
+        ("name: b\nholders: [a, b, a]\nquorum: 2\n", 3, "there are no clients that it could"),
+        (
+            "name: b\nholders: [a, b, c]\nclients: [d, e]\n",
+            3,
+            "a server of several has stages itself, and all others are the client's",
+        ),
+        ("name: a\nholders: [a, b, a]\nclients: [d, e]\n", 3, "a server of several has stages"),
+        ("name: b\nholders: [a, b, a]\nclients: [d, d]\n", 3, "each name once"),
+        ("name: b\nholders: [a, b, a]\nclients: [d, b]\n", 3, "not this party's own"),
+        ("name: b\nholders: [a, b, a]\nclients: [d]\nquorum: 2\n", 3, "there are 1 clients"),
     ],
 )
 def test_a_party_file_that_means_nothing(place: Path, text: str, code: int, said: str) -> None:
@@ -244,6 +254,26 @@ def test_a_party_file_that_means_nothing(place: Path, text: str, code: int, said
     ((found, _, err),) = ended(start(place, [["train", "p.yaml", "--party", "bad.yaml"]]))
     assert (found, said in err) == (code, True), err
     assert "bad.yaml" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        (["transport={name: distributed}"], 2, "'distributed' knows no server of several clients"),
+        ([], 4, "nothing says how d, e and b find each other"),
+    ],
+)
+def test_a_server_of_several_that_cannot_be(
+    place: Path, settings: list[str], code: int, said: str
+) -> None:
+    text = "name: b\nholders: [a, b, a]\nclients: [d, e]\ncertificates: certs/server\n"
+    (place / "b.yaml").write_text(
+        text.replace("name: b", "name: server").replace(", b,", ", server,")
+    )
+    asked = ["train", "p.yaml", *words(*settings), "--party", "b.yaml", "--out", "never"]
+    ((found, _, err),) = ended(start(place, [asked]))
+    assert (found, said.replace(" b ", " server ") in err) == (code, True), err
+    assert not (place / "never").exists()
 
 
 def test_a_transport_of_one_process_joins_nobody(place: Path) -> None:
