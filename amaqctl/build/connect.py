@@ -14,7 +14,7 @@ from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.dropout import SeededDropout
-from amaqctl.model.lora import lora_places
+from amaqctl.model.trained import trained_places
 from amaqctl.model.stage_model import StageModel
 from amaqctl.party.agreement import DataFacts
 from amaqctl.profile import LoadedProfile, profile_error
@@ -104,7 +104,7 @@ def _stage(
     loaded: LoadedProfile, model: StageModel, *, incoming: Link | None, outgoing: Link | None
 ) -> Stage:
     profile = loaded.profile
-    weights = lora_places(model)
+    weights = trained_places(model)
     groups: list[dict[str, Any]] = []
     if weights:
         groups.append(

@@ -63,6 +63,8 @@ def _loaded(
 ) -> StageModel:
     vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     linear_names: list[str] = []
+    parameter_names: list[str] = []
+    tied_names: set[str] = set()
     slices: dict[str, Any] = {}
 
     def construct(self: Any, config: PreTrainedConfig) -> None:
@@ -70,6 +72,9 @@ def _loaded(
             vendor.__init__(self, config)
         # While the whole model still stands, without weights.
         linear_names.extend(adaptable_linears(self))
+        parameter_names.extend(n for n, _ in self.named_parameters(remove_duplicate=False))
+        if config.tie_word_embeddings:
+            tied_names.update(*(vendor._tied_weights_keys or {}).items())
         slices.update(plan(self, vendor, tensors, source))
         empty_foreign_slots(self, stage_range)
 
@@ -79,7 +84,13 @@ def _loaded(
     )
     _check_complete(report, source)
     model.requires_grad_(False)
-    stage = StageModel(model, stage_range, tuple(linear_names))
+    stage = StageModel(
+        model,
+        stage_range,
+        tuple(linear_names),
+        tuple(parameter_names),
+        frozenset(tied_names),
+    )
     stage.eval()
     return stage
 

@@ -27,16 +27,26 @@ class StageModel(nn.Module):
         config: of the whole model.
         hidden_size: C.
         linear_names: linear layers of the *whole* model that LoRA may adapt, by full name.
+        parameter_names: weights of the *whole* model, in its order, by full name.
+        tied_names: those of them that are one tensor under several names.
         lora: what ``attach_lora`` attached, None before.
     """
 
-    def __init__(self, model: Any, stage_range: StageRange, linear_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stage_range: StageRange,
+        linear_names: tuple[str, ...],
+        parameter_names: tuple[str, ...] = (),
+        tied_names: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__()
         self.range = stage_range
         self.model = model
         self.config: PreTrainedConfig = model.config
         self.hidden_size = int(model.config.hidden_size)
         self.linear_names = linear_names
+        self.parameter_names, self.tied_names = parameter_names, tied_names
         self.lora: AttachedLora | None = None
 
     def forward(
