@@ -15,12 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
+from amaqctl.engine.checkpoint_folder import (
+    WEIGHTS_FOLDER,
+    checkpoint_name,
+    good_checkpoints,
+    step_of,
+)
 from amaqctl.engine.joined_parts import (
     join_adapters,
     join_bits,
     join_checkpoints,
     join_quantizers,
+    join_weights,
 )
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError
@@ -132,6 +138,7 @@ def _write(made: Path, out: Path, parts: Sequence[RunFolder], steps: Sequence[in
     _join_each("bits/*.npz", parts, made, join_bits)
     outcomes: dict[str, Callable[[Sequence[Path], Path], None]] = {
         "adapter": join_adapters,
+        WEIGHTS_FOLDER: join_weights,
         "quantizer": join_quantizers,
     }
     for name, join in outcomes.items():

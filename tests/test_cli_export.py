@@ -136,7 +136,7 @@ def test_a_merge_that_drops_the_adapter_is_caught_in_any_type(trained, tmp_path,
 
 
 def test_saved_weights_are_read_back(trained, tmp_path, monkeypatch):
-    real = exporting._logits_of_saved
+    real = exporting.logits_of_saved
 
     def damaged(folder: Path, rounded, dtype):
         file = folder / "model.safetensors"
@@ -145,7 +145,7 @@ def test_saved_weights_are_read_back(trained, tmp_path, monkeypatch):
         save_file(weights, file, metadata={"format": "pt"})
         return real(folder, rounded, dtype)
 
-    monkeypatch.setattr(exporting, "_logits_of_saved", damaged)
+    monkeypatch.setattr(exporting, "logits_of_saved", damaged)
     result = export(str(trained["float32"]), "--to", str(tmp_path / "m"), "--merge")
     assert result.exit_code == 8
     assert "1 saved weights are not those that were merged" in result.stderr

@@ -23,6 +23,7 @@ from amaqctl.model.lora import attach_lora
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource, resolve_source
 from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing
+from amaqctl.model.trained import train_all
 from amaqctl.party.agreement import DataFacts
 from amaqctl.preflight import placed
 from amaqctl.profile import LoadedProfile, profile_error
@@ -58,6 +59,7 @@ def base_of(loaded: LoadedProfile) -> Base:
     source = resolve_source(model.id, model.revision, model.local_files_only)
     config = load_config(source)
     _check_rank(loaded, config)
+    _check_full(loaded)
     return Base(loaded, parts, source, config, _checked_ranges(loaded, num_layers(config)))
 
 
@@ -114,6 +116,8 @@ def _checked_ranges(loaded: LoadedProfile, num_blocks: int) -> list[StageRange]:
 
 def _check_rank(loaded: LoadedProfile, config: Any) -> None:
     """A rank above both sides of every matrix adds nothing but memory."""
+    if loaded.profile.lora is None:
+        return
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     most = max(config.hidden_size, inner)
     if (rank := loaded.profile.lora.r) > most:
@@ -121,9 +125,19 @@ def _check_rank(loaded: LoadedProfile, config: Any) -> None:
         raise profile_error([loaded.problem_at("lora.r", message)])
 
 
-def lora_settings(loaded: LoadedProfile) -> LoraSettings:
-    """The adapter that a profile asks for."""
+def _check_full(loaded: LoadedProfile) -> None:
+    """In 16 bits most steps of a weight round to nothing: 1/256 of it is the least in bfloat16."""
+    dtype = loaded.profile.model.dtype
+    if loaded.profile.lora is None and dtype != "float32":
+        message = f"{dtype} with lora: null, and weights that are trained themselves need float32"
+        raise profile_error([loaded.problem_at("model.dtype", message)])
+
+
+def lora_settings(loaded: LoadedProfile) -> LoraSettings | None:
+    """The adapter that a profile asks for; None where the weights themselves are trained."""
     lora = loaded.profile.lora
+    if lora is None:
+        return None
     targets = lora.target_modules
     return LoraSettings(
         r=lora.r,
@@ -134,11 +148,17 @@ def lora_settings(loaded: LoadedProfile) -> LoraSettings:
 
 
 def _load_model(
-    loaded: LoadedProfile, source: ModelSource, settings: LoraSettings, stage_range: StageRange
+    loaded: LoadedProfile,
+    source: ModelSource,
+    settings: LoraSettings | None,
+    stage_range: StageRange,
 ) -> StageModel:
     profile = loaded.profile
     model = load_stage(source, stage_range, DTYPES[profile.model.dtype])
-    attach_lora(model, settings, profile.train.seed)
+    if settings is None:
+        train_all(model)
+    else:
+        attach_lora(model, settings, profile.train.seed)
     if profile.train.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     model.to(device())

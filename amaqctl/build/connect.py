@@ -14,8 +14,8 @@ from amaqctl.engine.learning_rate import LearningRate
 from amaqctl.engine.link import Channel, Link, QuantizerPair
 from amaqctl.engine.stage import Stage
 from amaqctl.model.dropout import SeededDropout
-from amaqctl.model.trained import trained_places
 from amaqctl.model.stage_model import StageModel
+from amaqctl.model.trained import trained_places
 from amaqctl.party.agreement import DataFacts
 from amaqctl.profile import LoadedProfile, profile_error
 from amaqctl.quantizer import End, ResolvedQuantizer, Role, Site

@@ -87,6 +87,13 @@ def read_party(path: Path, loaded: LoadedProfile | None) -> PartySettings:
     if folder is not None:
         absolute = path.parent / folder.expanduser()
         party = party.model_copy(update={"certificates": absolute.absolute()})
+    if party.clients and loaded is not None and loaded.profile.lora is None:
+        raise InputError(
+            "clients: a server of several trains adapters, and the profile has lora: null",
+            where=str(path),
+            hint="give the profile an adapter, or the server one client",
+            error_id="INPUT-PARTY",
+        )
     cuts = loaded.profile.split.cuts if loaded is not None else None
     if isinstance(cuts, list) and len(party.holders) != len(cuts) + 1:
         raise InputError(

@@ -14,9 +14,9 @@ from amaqctl.build.provenance import RULES
 from amaqctl.engine.checkpoint_folder import checkpoint_name, good_checkpoints, step_of
 from amaqctl.engine.environment import environment
 from amaqctl.errors import ResumeError, WireError
-from amaqctl.model.lora import lora_places
 from amaqctl.model.several import adapter_shapes
 from amaqctl.model.stage_model import StageModel
+from amaqctl.model.trained import trained_places
 from amaqctl.model.weight_files import base_sha256
 from amaqctl.party.agreement import PROTOCOL, DataFacts, Document, Told, agree, newest_common
 from amaqctl.party.leader import Followers
@@ -79,8 +79,10 @@ def client_shapes(base: Base, models: Mapping[int, StageModel]) -> Shapes:
     Args:
         models: the stages that the server holds.
     """
-    held = {place for model in models.values() for place in lora_places(model)}
-    every = adapter_shapes(base.config, lora_settings(base.loaded))
+    settings = lora_settings(base.loaded)
+    assert settings is not None, "several clients train adapters"
+    held = {place for model in models.values() for place in trained_places(model)}
+    every = adapter_shapes(base.config, settings)
     return {place: shape for place, shape in every.items() if place not in held}
 
 
@@ -161,7 +163,7 @@ def meet(
     shapes = {
         place: tuple(weight.shape)
         for model in models.values()
-        for place, weight in lora_places(model).items()
+        for place, weight in trained_places(model).items()
     }
     followers = Followers(
         membership.route, membership.transport, max_note_bytes(base, facts), shapes

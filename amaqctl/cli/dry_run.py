@@ -20,6 +20,7 @@ from amaqctl.units import duration, mib
 if TYPE_CHECKING:
     from amaqctl.build import Built
     from amaqctl.forecast import ChannelForecast, Forecast, Piece
+    from amaqctl.profile.schema import LoraSection
 
 _SAMPLE_WIDTH = 64
 _PIECE_ENDS = 90
@@ -69,7 +70,7 @@ def _document(built: Built, found: Forecast) -> dict[str, Any]:
         "profile": built.loaded.name,
         **built.facts(),
         "cuts": [stage.last_block for stage in found.stages[:-1]],
-        "lora": profile.lora.model_dump(mode="json"),
+        "lora": None if profile.lora is None else profile.lora.model_dump(mode="json"),
         "quantizers": {
             "activation": profile.quantizers.activation.name,
             "gradient": profile.quantizers.gradient.name,
@@ -127,10 +128,16 @@ def _screen(built: Built, found: Forecast, again: str) -> str:
     )
 
 
+def _lora_text(lora: LoraSection | None) -> str:
+    if lora is None:
+        return "none: the weights themselves are trained"
+    targets = lora.target_modules
+    on = targets if isinstance(targets, str) else ", ".join(targets)
+    return f"r {lora.r}, alpha {lora.alpha}, on {on}"
+
+
 def _model_and_data(built: Built, found: Forecast) -> list[tuple[str, str]]:
     profile, data = built.loaded.profile, found.data
-    targets = profile.lora.target_modules
-    on = targets if isinstance(targets, str) else ", ".join(targets)
     cuts = ", ".join(str(stage.last_block) for stage in found.stages[:-1])
     dropped = "".join(f"; left out: {n:,} {reason}" for reason, n in data.num_dropped.items())
     sample = textwrap.wrap(_marked(data.pieces), _SAMPLE_WIDTH)
@@ -139,7 +146,7 @@ def _model_and_data(built: Built, found: Forecast) -> list[tuple[str, str]]:
         ("profile", f"{built.loaded.name}, {profile.train.max_steps:,} steps of "
          f"{profile.train.batch_size} examples"),
         ("model", f"{model}, cut after {cuts}"),
-        ("lora", f"r {profile.lora.r}, alpha {profile.lora.alpha}, on {on}"),
+        ("lora", _lora_text(profile.lora)),
         ("quantizer", f"activation {profile.quantizers.activation.name}, "
          f"gradient {profile.quantizers.gradient.name}"),
         ("data", f"{data.num_train:,} train, {data.num_validation:,} validation{dropped}"),

@@ -11,6 +11,7 @@ import typer
 
 from amaqctl.cli.console.render import facts
 from amaqctl.cli.console.session import Json, Quiet, Session, Traceback, command
+from amaqctl.engine.checkpoint_folder import WEIGHTS_FOLDER
 from amaqctl.engine.run_search import existing_run
 from amaqctl.errors import InputError, UsageError
 from amaqctl.occupied import refuse_export
@@ -45,6 +46,8 @@ def export(
 ) -> None:
     """Write a stock PEFT adapter folder, or, with --merge, the whole model with it merged in.
 
+    Of a run that trained the weights themselves (lora: null) it is the whole model always.
+
     Merged weights have the type that the base was trained on in, `model.dtype` of the run's
     profile. Before success is reported they are read back and their logits compared with those of
     the adapter on its base; exit 8 if they differ by more than rounding. If the base is no longer
@@ -64,6 +67,7 @@ def export(
         choice = choose_checkpoint(folder, checkpoint)
         loaded = runs.profile_of(folder)
         model = loaded.profile.model
+        merge = merge or loaded.profile.lora is None  # there is no adapter: the whole model it is
         source = _source(session, model, is_needed=merge)
         base = model.id if source is None else source.base_model_name
         is_refused = merge and not onto_another_base
@@ -75,7 +79,7 @@ def export(
         check: MergeCheck | None = None
         if merge:
             assert source is not None
-            check = _merge(session, adapter, to, source, model.dtype, title, changes)
+            check = _merge(session, choice.path, to, source, loaded, title, changes)
         else:
             page = _adapter_page(title, base, model.revision, changes)
             exporting.export_adapter(adapter, to, source, page)
@@ -94,10 +98,10 @@ def _look_for_other_parties(session: Session, run: RunFolder, merge: bool) -> No
 
 def _merge(
     session: Session,
-    adapter: Path,
+    checkpoint: Path,
     to: Path,
     source: ModelSource,
-    dtype: str,
+    loaded: LoadedProfile,
     title: str,
     changes: list[str],
 ) -> MergeCheck:
@@ -106,8 +110,13 @@ def _merge(
     def page(check: MergeCheck) -> str:
         return _merged_page(title, check, changes)
 
+    if loaded.profile.lora is None:
+        session.note("writing and checking …")
+        weights = checkpoint / WEIGHTS_FOLDER
+        return exporting.export_trained(weights, to, source, page)
     session.note("merging and checking …")
-    check = exporting.export_merged(adapter, to, source, dtype, page)
+    dtype = loaded.profile.model.dtype
+    check = exporting.export_merged(checkpoint / "adapter", to, source, dtype, page)
     if check.max_difference_saved >= check.adapter_effect:
         session.warn(
             f"rounding to {check.dtype} changes the logits as much as the adapter does: "

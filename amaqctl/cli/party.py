@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from amaqctl.cli.console.early import checked_profile
 from amaqctl.cli.console.following import FollowingProgress, ServingProgress
-from amaqctl.cli.console.render import facts
+from amaqctl.cli.console.render import facts, trained_row
 from amaqctl.cli.console.session import Session
 from amaqctl.engine.advice import advised
 from amaqctl.engine.checkpoint_folder import good_checkpoints, step_of
@@ -239,7 +239,7 @@ def _follow(
             f"followed {route.leader} for {result['steps']} steps, {duration(progress.seconds)}",
         ),
         ("wire", f"{mib(result['wire_bytes'])} sent from here"),
-        ("adapter", f"{data['run']}/adapter, of stages {stages}"),
+        trained_row(run.path, f", of stages {stages}"),
         ("next", advised("inspect-bits", run.path)),
     ]
     session.result(data, facts(rows), str(run.path))

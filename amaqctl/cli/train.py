@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amaqctl.cli.console.early import checked_profile
-from amaqctl.cli.console.render import facts
+from amaqctl.cli.console.render import facts, trained_row
 from amaqctl.cli.console.session import Json, Quiet, Session, Set, Traceback, command
 from amaqctl.cli.dry_run import dry_run as forecast_run
 from amaqctl.cli.party import train_as_party
@@ -140,10 +140,10 @@ def _tell(session: Session, result: dict[str, Any], run: RunFolder) -> None:
     name = name_of(run, RUNS)
     whole = ("eval", name, "--boundary", "both")
     way_on = advised(*(("inspect-bits", name) if run.is_of_parties else whole))
-    session.result(data, _report(data, way_on), str(run.path))
+    session.result(data, _report(data, run.path, way_on), str(run.path))
 
 
-def _report(data: dict[str, Any], way_on: str) -> str:
+def _report(data: dict[str, Any], run: Path, way_on: str) -> str:
     raw_bytes = 2 * data["wire_values"]
     scores = "".join(
         f"; {name.replace('_', ' ')} {data[f'{name}_before']:.3f} before, "
@@ -165,7 +165,7 @@ def _report(data: dict[str, Any], way_on: str) -> str:
         ("", bits["gradient"]),
         ("wire", f"{mib(data['wire_bytes'])} sent; 16 bit: {mib(raw_bytes)} ({smaller:.2f}x)"),
         ("memory", f"{data['peak_memory_mib']} MiB at its peak"),
-        ("adapter", f"{data['run']}/adapter"),
+        trained_row(run),
         ("next", way_on),
     ]
     return facts(rows)

@@ -20,7 +20,9 @@ from torch import Tensor
 from amaqctl.engine.channels import channels_of
 from amaqctl.engine.checkpoint_folder import (
     COMPLETE,
-    FILES,
+    FILES_OF_LORA,
+    FILES_OF_WEIGHTS,
+    WEIGHTS_FOLDER,
     checkpoint_name,
     digest_of,
     step_of,
@@ -32,6 +34,7 @@ from amaqctl.errors import InputError
 from amaqctl.model.adapter import load_adapter, write_adapter
 from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.source import ModelSource
+from amaqctl.model.whole_weights import load_weights_into, write_weights
 from amaqctl.quantizer import QuantizerEnd
 from amaqctl.storage import (
     read_document,
@@ -50,12 +53,12 @@ class CheckpointContents:
 
     Args:
         stages: by index, with their optimizers.
-        source, lora: for the adapter's configuration.
+        source, lora: for the adapter's configuration; no ``lora`` where weights are trained.
     """
 
     stages: Mapping[int, Stage]
     source: ModelSource
-    lora: LoraSettings
+    lora: LoraSettings | None
 
     def quantizers(self) -> dict[str, QuantizerEnd]:
         """Every quantizer held here, by ``link<k>.<role>.<end>``."""
@@ -94,8 +97,12 @@ def _write_parts(
     folder: Path, step: int, contents: CheckpointContents, trainer_state: dict[str, Any]
 ) -> None:
     models = [stage.model for _, stage in sorted(contents.stages.items())]
-    (folder / "adapter").mkdir()
-    write_adapter(models, folder / "adapter", contents.source, contents.lora)
+    if contents.lora is None:
+        (folder / WEIGHTS_FOLDER).mkdir()
+        write_weights(models, folder / WEIGHTS_FOLDER)
+    else:
+        (folder / "adapter").mkdir()
+        write_adapter(models, folder / "adapter", contents.source, contents.lora)
     save_file(quantizer_state(contents), folder / "quantizer.safetensors")
     # Sequence numbers ride in the headers: without them a resumed run would send other bytes.
     messages = {p: [c.num_sent, c.num_received] for p, c in channels_of(contents.stages).items()}
@@ -108,7 +115,8 @@ def seal(folder: Path) -> None:
     """Write ``COMPLETE`` beside the files of a checkpoint, the last of all."""
     manifest = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": digest_of(folder / name)}
-        for name in sorted(FILES)
+        for name in sorted(FILES_OF_LORA | FILES_OF_WEIGHTS)
+        if (folder / name).exists()
     }
     dump(folder / COMPLETE, manifest)
 
@@ -139,7 +147,11 @@ def load_weights(folder: Path, contents: CheckpointContents) -> None:
     Raises:
         InputError: they do not fit, or cannot be read.
     """
-    load_adapter([stage.model for _, stage in sorted(contents.stages.items())], folder / "adapter")
+    models = [stage.model for _, stage in sorted(contents.stages.items())]
+    if contents.lora is None:
+        load_weights_into(models, folder / WEIGHTS_FOLDER)
+    else:
+        load_adapter(models, folder / "adapter")
     path = folder / "quantizer.safetensors"
     tensors = read_tensors(path)
     for place, quantizer in contents.quantizers().items():

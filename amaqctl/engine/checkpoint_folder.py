@@ -1,7 +1,8 @@
 """The folder of a checkpoint: what it is called, what is in it, and whether it is whole.
 
-``RUN/checkpoints/step-000050`` holds five files and ``COMPLETE``, with size and SHA-256 of each,
-which is written last. Needs no torch.
+``RUN/checkpoints/step-000050`` holds the adapter in two files, or in full fine-tuning the trained
+weights in one, three files more, and ``COMPLETE``, with size and SHA-256 of each, which is written
+last. Needs no torch.
 """
 
 from __future__ import annotations
@@ -10,17 +11,14 @@ import hashlib
 from pathlib import Path
 
 from amaqctl.errors import InputError
-from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_WEIGHTS
 from amaqctl.storage import open_regular, read_document
 
 COMPLETE = "COMPLETE"
-FILES = {
-    f"adapter/{ADAPTER_CONFIG}",
-    f"adapter/{ADAPTER_WEIGHTS}",
-    "quantizer.safetensors",
-    "trainer.safetensors",
-    "trainer.json",
-}
+WEIGHTS_FOLDER = "weights"
+_ALWAYS = {"quantizer.safetensors", "trainer.safetensors", "trainer.json"}
+FILES_OF_LORA = {f"adapter/{ADAPTER_CONFIG}", f"adapter/{ADAPTER_WEIGHTS}", *_ALWAYS}
+FILES_OF_WEIGHTS = {f"{WEIGHTS_FOLDER}/{TRAINED_WEIGHTS}", *_ALWAYS}
 
 
 def checkpoint_name(step: int) -> str:
@@ -50,9 +48,11 @@ def fault_of(folder: Path) -> str | None:
 
     try:
         manifest = read_document(folder / COMPLETE, Manifest).root
-        for name in sorted(FILES - manifest.keys()):
+        is_full = any(name.startswith(f"{WEIGHTS_FOLDER}/") for name in manifest)
+        due = FILES_OF_WEIGHTS if is_full else FILES_OF_LORA
+        for name in sorted(due - manifest.keys()):
             return f"{COMPLETE} does not list {name}"
-        for name in sorted(manifest.keys() - FILES):
+        for name in sorted(manifest.keys() - due):
             return f"{COMPLETE} lists {name}, which is no file of a checkpoint"
         for name, expected in manifest.items():
             path = folder / name

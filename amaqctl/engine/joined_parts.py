@@ -15,9 +15,10 @@ from torch import Tensor
 
 from amaqctl.engine.bits_report import REPORT
 from amaqctl.engine.checkpoint import dump, seal
+from amaqctl.engine.checkpoint_folder import WEIGHTS_FOLDER
 from amaqctl.engine.optimizer_state import read_tensors
 from amaqctl.errors import InputError
-from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from amaqctl.model.lora_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_WEIGHTS
 from amaqctl.storage import read_json
 
 
@@ -32,7 +33,10 @@ def join_checkpoints(parts: Sequence[Path], into: Path, identity: dict[str, Any]
     Raises:
         InputError: two parts have one thing, or a file cannot be read.
     """
-    join_adapters([part / "adapter" for part in parts], into / "adapter")
+    if (parts[0] / WEIGHTS_FOLDER).is_dir():
+        join_weights([part / WEIGHTS_FOLDER for part in parts], into / WEIGHTS_FOLDER)
+    else:
+        join_adapters([part / "adapter" for part in parts], into / "adapter")
     for name in ("quantizer.safetensors", "trainer.safetensors"):
         save_file(_joined_tensors([part / name for part in parts]), into / name)
     documents: list[Any] = [read_json(part / "trainer.json") for part in parts]
@@ -53,6 +57,13 @@ def join_adapters(parts: Sequence[Path], into: Path) -> None:
     shutil.copyfile(parts[0] / ADAPTER_CONFIG, into / ADAPTER_CONFIG)
     weights = _joined_tensors([part / ADAPTER_WEIGHTS for part in parts])
     save_file(weights, into / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def join_weights(parts: Sequence[Path], into: Path) -> None:
+    """Write what full fine-tuning has trained of all stages."""
+    into.mkdir(parents=True)
+    weights = _joined_tensors([part / TRAINED_WEIGHTS for part in parts])
+    save_file(weights, into / TRAINED_WEIGHTS, metadata={"format": "pt"})
 
 
 def join_quantizers(parts: Sequence[Path], into: Path) -> None:

@@ -16,11 +16,17 @@ from torch import Tensor
 from amaqctl.engine.bits_report import SiteReport, Vector, report_arrays
 from amaqctl.engine.channels import sending_channels
 from amaqctl.engine.checkpoint import CheckpointContents, quantizer_state
-from amaqctl.engine.checkpoint_folder import all_checkpoints, checkpoint_name, step_of
+from amaqctl.engine.checkpoint_folder import (
+    WEIGHTS_FOLDER,
+    all_checkpoints,
+    checkpoint_name,
+    step_of,
+)
 from amaqctl.engine.link import Channel
 from amaqctl.engine.stage import Stage
 from amaqctl.model.adapter import save_adapter
-from amaqctl.storage import explained, remove_folder, write_file, write_json
+from amaqctl.model.whole_weights import write_weights
+from amaqctl.storage import explained, remove_folder, write_file, write_folder, write_json
 
 
 def save_bits(run: Path, step: int, stages: Mapping[int, Stage]) -> None:
@@ -72,7 +78,11 @@ def save_outcome(run: Path, step: int, contents: CheckpointContents) -> None:
         ResourceError: something cannot be written.
     """
     models = [stage.model for _, stage in sorted(contents.stages.items())]
-    save_adapter(models, run / "adapter", contents.source, contents.lora)
+    if contents.lora is None:
+        folder = run / WEIGHTS_FOLDER
+        write_folder(folder, lambda made: write_weights(models, made), replace=True)
+    else:
+        save_adapter(models, run / "adapter", contents.source, contents.lora)
     state = quantizer_state(contents)
     write_file(run / "quantizer" / "quantizer.safetensors", lambda path: save_file(state, path))
     options = {

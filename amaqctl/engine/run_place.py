@@ -12,7 +12,16 @@ from amaqctl.errors import InputError, ResumeError
 from amaqctl.storage import AlreadyThere, explained, write_json, write_text
 
 _UNFINISHED = ".tmp-created"
-_WRITTEN = ("run.json", "environment.json", "adapter", "bits", "checkpoints", "quantizer")
+_FILES = ("run.json", "environment.json")
+_WRITTEN = (*_FILES, "adapter", "weights", "bits", "checkpoints", "quantizer")
+    "run.json",
+    "environment.json",
+    "adapter",
+    "weights",
+    "bits",
+    "checkpoints",
+    "quantizer",
+)
 _GROWING = ("metrics.jsonl", "log.txt")
 _COPY = "put a copy of what it leads to in its place"
 _LONGEST_LINE = 2**20

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from amaqctl.build import Built
 from amaqctl.engine.checkpoint import save_checkpoint
+from amaqctl.engine.checkpoint_folder import WEIGHTS_FOLDER
 from amaqctl.errors import ResourceError
 from amaqctl.forecast.rehearsal import Rehearsal
-from amaqctl.model.lora import lora_parameters
+from amaqctl.model.trained import trained_parameters
 
 _METRICS_BYTES = 1024
 """A step's line in metrics.jsonl, roughly."""
@@ -63,7 +64,8 @@ def disk_forecast(
     with tempfile.TemporaryDirectory(prefix="amaqctl-") as temporary:
         saved = save_checkpoint(Path(temporary), 0, built.contents, {})
         sizes = {p.relative_to(saved): p.stat().st_size for p in saved.rglob("*") if p.is_file()}
-    adapter = sum(size for path, size in sizes.items() if path.parts[0] == "adapter")
+    result = ("adapter", WEIGHTS_FOLDER)
+    adapter = sum(size for path, size in sizes.items() if path.parts[0] in result)
     checkpoint = round(sum(sizes.values()) + growth)
     profile = built.loaded.profile
     num_saves = -(-profile.train.max_steps // profile.checkpoint.every)
@@ -94,13 +96,13 @@ def refuse_full_disk(built: Built, out: Path | None) -> None:
     adapter = sum(
         parameter.nbytes
         for stage in built.engine.stages.values()
-        for parameter in lora_parameters(stage.model).values()
+        for parameter in trained_parameters(stage.model).values()
     )
     least, folder = 4 * adapter, _existing_folder(built, out)  # AdamW has two moments a weight
     free = shutil.disk_usage(folder).free
     if free < least:
         raise ResourceError(
-            f"a checkpoint and the adapter need {least / 2**20:.1f} MiB, and "
+            f"a checkpoint and what is trained need {least / 2**20:.1f} MiB, and "
             f"{free / 2**20:.1f} MiB are free",
             where=str(folder),
             hint="free some space, or choose another place with output.root or --out",

@@ -7,6 +7,8 @@ from typing import Literal
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of an adapter, as peft calls them."""
+TRAINED_WEIGHTS = "weights.safetensors"
+"""The file of what full fine-tuning has trained."""
 
 
 @dataclass(frozen=True)

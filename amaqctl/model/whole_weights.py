@@ -1,4 +1,4 @@
-"""The weights that full fine-tuning has trained, as a file: safetensors, by the model's own names."""
+"""What full fine-tuning has trained, as a file: safetensors, by the model's own names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, no_grad
 
 from amaqctl.errors import InputError
+from amaqctl.model.lora_settings import TRAINED_WEIGHTS
 from amaqctl.model.stage_model import StageModel
 from amaqctl.model.trained import trained_parameters
 from amaqctl.storage import check_regular
-
-WEIGHTS = "weights.safetensors"
 
 
 def write_weights(stages: Sequence[StageModel], folder: Path) -> None:
@@ -28,7 +27,7 @@ def write_weights(stages: Sequence[StageModel], folder: Path) -> None:
         for stage in stages
         for name, parameter in trained_parameters(stage).items()
     }
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / TRAINED_WEIGHTS, metadata={"format": "pt"})
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -37,7 +36,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file cannot be read, or a weight is not finite.
     """
-    path = folder / WEIGHTS
+    path = folder / TRAINED_WEIGHTS
     try:
         check_regular(path)
         weights: dict[str, Tensor] = load_file(path)
@@ -57,7 +56,7 @@ def load_weights_into(stages: Sequence[StageModel], folder: Path) -> None:
     Raises:
         InputError: unreadable, or names or shapes that do not fit.
     """
-    weights, path = read_weights(folder), folder / WEIGHTS
+    weights, path = read_weights(folder), folder / TRAINED_WEIGHTS
     for stage in stages:
         for name, parameter in trained_parameters(stage).items():
             if name not in weights:

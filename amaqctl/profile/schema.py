@@ -9,7 +9,7 @@ several.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -242,7 +242,10 @@ class Profile(Section):
     description: OptionalText = Field(default=None, description="What the profile is for.")
     model: ModelSection = Field(default_factory=ModelSection, description="The base model.")
     split: SplitSection = Field(default_factory=SplitSection, description="Where the model is cut.")
-    lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
+    lora: LoraSection | None = Field(
+        default_factory=LoraSection,
+        description="The adapter; null trains the weights of the model themselves.",
+    )
     quantizers: QuantizersSection = Field(
         default_factory=QuantizersSection, description="What crosses the cuts."
     )
@@ -277,11 +280,16 @@ def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
     section: type[Section] = Profile
     for part in path:
         field = section.model_fields.get(part) if isinstance(part, str) else None
-        if field is None or not _is_section(field.annotation):
+        inner = None if field is None else _section_of(field.annotation)
+        if inner is None:
             return None
-        section = field.annotation
+        section = inner
     return section
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key holds, where it may be null too."""
+    for one in get_args(annotation) or (annotation,):
+        if isinstance(one, type) and issubclass(one, Section):
+            return one
+    return None

@@ -10,6 +10,7 @@ import io
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -60,6 +61,12 @@ def table(
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def trained_row(run: Path, more: str = "") -> tuple[str, str]:
+    """Where the result of a finished run lies: its adapter, or the weights themselves."""
+    name = "adapter" if (run / "adapter").is_dir() else "weights"
+    return name, f"{run}/{name}{more}"
 
 
 def facts(rows: Sequence[tuple[str, str]], is_terminal: bool | None = None) -> str:

@@ -10,20 +10,18 @@ Shapes: B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import math
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from amaqctl.errors import CheckError, InputError, ResourceError
+from amaqctl.errors import InputError, ResourceError
+from amaqctl.exporting.logits import Logits, MergeCheck, checked, logits_of_saved, probe
 from amaqctl.model.adapter import read_adapter
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange
@@ -35,40 +33,14 @@ from amaqctl.model.reading import first_line
 from amaqctl.model.source import ModelSource
 from amaqctl.model.tokenizer import load_tokenizer
 from amaqctl.model.weight_files import find_file
+from amaqctl.model.whole_weights import read_weights
 from amaqctl.occupied import occupied_export, refuse_export
 from amaqctl.quantizer import DTYPES
 from amaqctl.storage import AlreadyThere, explained, write_folder
 
-# Largest difference of a logit that passes, as a share of the largest logit. Float32 leaves only
-# the order of additions, (W + s B A) x against W x + s B (A x). In a 16-bit type every merged
-# weight is rounded by up to 2^-9 (bfloat16) or 2^-12 (float16) of itself, block after block.
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-_PROBE_SHAPE = (2, 32)
+__all__ = ["MergeCheck", "export_adapter", "export_merged", "export_trained"]
+
 GENERATION_CONFIG = "generation_config.json"
-
-
-@dataclass(frozen=True)
-class MergeCheck:
-    """How far the merged model is from the adapter on its base; both computed in float32.
-
-    Args:
-        dtype: of the saved weights.
-        max_difference: largest difference of a logit, float32 merge.
-        max_difference_saved: the same with the saved weights, rounded to ``dtype``.
-        largest_logit: by absolute value.
-        adapter_effect: largest difference of a logit that the adapter itself makes on its base.
-        tolerance, tolerance_saved: what the two may be, as logits.
-        num_logits: how many were compared.
-    """
-
-    dtype: str
-    max_difference: float
-    max_difference_saved: float
-    largest_logit: float
-    adapter_effect: float
-    tolerance: float
-    tolerance_saved: float
-    num_logits: int
 
 
 def export_adapter(adapter: Path, folder: Path, source: ModelSource | None, readme: str) -> None:
@@ -117,39 +89,85 @@ def export_merged(
     tokenizer = load_tokenizer(source)
     with torch.no_grad(), no_progress_bar(), torch.random.fork_rng(devices=[]):
         logits, model = _merged(adapter, source, dtype)
-        checks: list[MergeCheck] = []
+        return _written(folder, model, logits, dtype, tokenizer, source, readme)
 
-        def write(unfinished: Path) -> None:
-            model.to(DTYPES[dtype]).save_pretrained(unfinished)
-            _copy_generation_config(source, unfinished)
-            _save_tokenizer(tokenizer, unfinished, source)
-            saved_BTV = _logits_of_saved(unfinished, model, dtype)
-            checks.append(_checked(logits, saved_BTV, dtype))
-            (unfinished / "README.md").write_text(readme(checks[0]), encoding="utf-8")
 
-        _whole_or_nothing(folder, write)
+def export_trained(
+    weights: Path, folder: Path, source: ModelSource, readme: Callable[[MergeCheck], str]
+) -> MergeCheck:
+    """Write the whole model of a full fine-tuning, as safetensors of float32, and check it.
+
+    Args:
+        weights: folder of the trained weights.
+        readme: text of ``README.md``, given what the check found.
+
+    Raises:
+        InputError: ``folder`` is not empty, or model or weights cannot be read.
+        CheckError: what is on disk does not do what the trained weights do.
+        ResourceError: it cannot be written. Nothing is left in any of these cases.
+    """
+    trained = read_weights(weights)
+    tokenizer = load_tokenizer(source)
+    with torch.no_grad(), no_progress_bar(), torch.random.fork_rng(devices=[]):
+        model = _whole_base(source, "float32")
+        base_BTV = probe(model)
+        _put_in(model, trained, weights)
+        trained_BTV = probe(model)
+        logits = Logits(base_BTV, trained_BTV, trained_BTV)
+        return _written(folder, model, logits, "float32", tokenizer, source, readme)
+
+
+def _put_in(model: Any, trained: dict[str, Tensor], folder: Path) -> None:
+    places = dict(model.named_parameters())
+    for name, weight in trained.items():
+        if name not in places or places[name].shape != weight.shape:
+            raise InputError(
+                f"{name} of the trained weights is of no use to the base",
+                where=str(folder),
+                hint="take the base that the run was trained on",
+                error_id="INPUT-WEIGHTS",
+            )
+        places[name].copy_(weight)
+
+
+def _written(
+    folder: Path,
+    model: Any,
+    logits: Logits,
+    dtype: str,
+    tokenizer: Any,
+    source: ModelSource,
+    readme: Callable[[MergeCheck], str],
+) -> MergeCheck:
+    """Write a whole model as ``dtype``, read it back and compare."""
+    checks: list[MergeCheck] = []
+
+    def write(unfinished: Path) -> None:
+        model.to(DTYPES[dtype]).save_pretrained(unfinished)
+        _copy_generation_config(source, unfinished)
+        _save_tokenizer(tokenizer, unfinished, source)
+        saved_BTV = logits_of_saved(unfinished, model, dtype)
+        checks.append(checked(logits, saved_BTV, dtype))
+        (unfinished / "README.md").write_text(readme(checks[0]), encoding="utf-8")
+
+    _whole_or_nothing(folder, write)
     return checks[0]
 
 
-@dataclass(frozen=True)
-class _Logits:
-    """Of the base, of the adapter on it, and of the merged model; float32."""
-
-    base_BTV: Tensor
-    adapted_BTV: Tensor
-    merged_BTV: Tensor
-
-
-def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[_Logits, Any]:
+def _merged(adapter: Path, source: ModelSource, dtype: str) -> tuple[Logits, Any]:
     """The logits and the merged model, in float32."""
-    blocks = num_layers(load_config(source))
-    base: Any = load_stage(source, StageRange(0, blocks, blocks), DTYPES[dtype]).model
-    base = base.float()  # after rounding to the type that was trained on
-    base_BTV = _probe(base)
+    base = _whole_base(source, dtype)
+    base_BTV = probe(base)
     adapted = _adapted(base, adapter)
-    adapted_BTV = _probe(adapted)
+    adapted_BTV = probe(adapted)
     merged = _merged_in(adapted, adapter)
-    return _Logits(base_BTV, adapted_BTV, _probe(merged)), merged
+    return Logits(base_BTV, adapted_BTV, probe(merged)), merged
+
+
+def _whole_base(source: ModelSource, dtype: str) -> Any:
+    """All of the base in float32, after rounding to the type that was trained on."""
+    blocks = num_layers(load_config(source))
+    return load_stage(source, StageRange(0, blocks, blocks), DTYPES[dtype]).model.float()
 
 
 def _adapted(base: Any, adapter: Path) -> Any:
@@ -176,62 +194,6 @@ def _misfit(adapter: Path, what: str, error: Exception) -> InputError:
         hint="export another checkpoint with --checkpoint",
         error_id="INPUT-ADAPTER",
     )
-
-
-def _logits_of_saved(folder: Path, rounded: Any, dtype: str) -> Tensor:
-    """Logits, in float32 arithmetic, of what is on disk, which must be ``rounded`` exactly."""
-    saved = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
-    )
-    written, read = rounded.state_dict(), saved.state_dict()
-    wrong = [n for n in written if n not in read or not torch.equal(written[n], read[n])]
-    if wrong or len(written) != len(read):
-        raise CheckError(
-            f"{len(wrong)} saved weights are not those that were merged", error_id="CHECK-MERGE"
-        )
-    return _probe(saved.eval().float())
-
-
-def _probe(model: Any) -> Tensor:
-    """Logits of fixed random tokens, ``(B, T, V)``; of equal models they are equal."""
-    vocabulary = int(model.config.vocab_size)
-    generator = torch.Generator().manual_seed(0)
-    ids_BT = torch.randint(vocabulary, _PROBE_SHAPE, generator=generator)
-    most = getattr(model.config, "max_position_embeddings", None) or ids_BT.shape[1]
-    logits_BTV: Tensor = model(input_ids=ids_BT[:, :most], use_cache=False).logits
-    return logits_BTV
-
-
-def _checked(logits: _Logits, saved_BTV: Tensor, dtype: str) -> MergeCheck:
-    expected_BTV = logits.adapted_BTV
-    largest = float(expected_BTV.abs().max())
-    if not math.isfinite(largest):
-        raise CheckError(
-            "the adapter on its base gives logits that are not finite",
-            hint="export an earlier checkpoint with --checkpoint",
-            error_id="CHECK-MERGE",
-        )
-    check = MergeCheck(
-        dtype=dtype,
-        max_difference=float((logits.merged_BTV - expected_BTV).abs().max()),
-        max_difference_saved=float((saved_BTV - expected_BTV).abs().max()),
-        largest_logit=largest,
-        adapter_effect=float((logits.base_BTV - expected_BTV).abs().max()),
-        tolerance=TOLERANCES["float32"] * largest,
-        tolerance_saved=TOLERANCES[dtype] * largest,
-        num_logits=expected_BTV.numel(),
-    )
-    for found, allowed, part in (
-        (check.max_difference, check.tolerance, "merging"),
-        (check.max_difference_saved, check.tolerance_saved, f"rounding to {dtype}"),
-    ):
-        if not found <= allowed:  # NaN fails too
-            raise CheckError(
-                f"{part} changes a logit by {found:.3g}, more than {allowed:.3g}",
-                hint="export without --merge, and load the adapter on its base",
-                error_id="CHECK-MERGE",
-            )
-    return check
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path, source: ModelSource) -> None:
