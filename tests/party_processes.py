@@ -93,8 +93,11 @@ def outcome(*runs: Path) -> dict[str, Any]:
     states: dict[str, bytes] = {}
     widths: dict[str, list[int]] = {}
     for run in runs:
+        trained = run / "adapter" / "adapter_model.safetensors"
+        if not trained.exists():
+            trained = run / "weights" / "weights.safetensors"
         for found, path in (
-            (adapter, run / "adapter" / "adapter_model.safetensors"),
+            (adapter, trained),
             (states, run / "quantizer" / "quantizer.safetensors"),
         ):
             found |= {name: _bytes_of(values) for name, values in load_file(path).items()}

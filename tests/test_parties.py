@@ -26,6 +26,7 @@ CASES = {
         "quantizers.activation={name: delta, options: {inner: {name: fixed, options: {bits: 4}}}}",
         "train.max_steps=8",
     ],
+    "whole": ["lora=null", "quantizers.activation={name: amaq}", "optimizer.lr=0.001"],
     "generated": [
         "quantizers.activation={name: amaq, options: {allocation: learned}}",
         "task.options.generate={max_new_tokens: 3}",
@@ -321,7 +322,7 @@ def digests(checkpoint: Path) -> dict[str, str]:
 
 
 def test_joined_parts_are_the_run_of_one_process(together: Path, tmp_path: Path) -> None:
-    for name in ("aq-sgd", "stranger", "amaq"):
+    for name in ("aq-sgd", "whole", "stranger", "amaq"):
         parts = [together / name / party for party in ("server", "client")]
         whole, alone = tmp_path / name, together / f"alone-{name}"
         steps = sorted(path.name for path in (alone / "checkpoints").iterdir())

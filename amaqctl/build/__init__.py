@@ -127,8 +127,15 @@ def build(
         batch_size=profile.train.batch_size,
         max_examples=max_eval_examples or profile.eval.max_examples,
     )
-    warnings = (*folder_warnings(source), *task.warnings)
+    warnings = (*folder_warnings(source), *task.warnings, *_full_warnings(loaded, engine))
     return Built(base, tokenizer, pad, warnings, task, engine, evaluator, contents)
+
+
+def _full_warnings(loaded: LoadedProfile, engine: Engine) -> tuple[str, ...]:
+    tied = {name for stage in engine.stages.values() for name in stage.model.tied_names}
+    if loaded.profile.lora is not None or not tied:
+        return ()
+    return (f"{' and '.join(sorted(tied))} are tied, at two stages, and stay as they are",)
 
 
 def load_task(loaded: LoadedProfile, parts: Parts, source: ModelSource) -> tuple[Any, Task]:

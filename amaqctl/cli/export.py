@@ -196,7 +196,7 @@ def _check_text(check: MergeCheck) -> str:
     text = (
         f"logits differ by {check.max_difference_saved:.2g} at most "
         f"(allowed {check.tolerance_saved:.2g}, largest logit {check.largest_logit:.3g}, "
-        f"the adapter changes them by up to {check.adapter_effect:.2g})"
+        f"training changes them by up to {check.adapter_effect:.2g})"
     )
     if check.dtype != "float32":
         text += f"; before rounding to {check.dtype} by {check.max_difference:.2g}"

@@ -14,14 +14,6 @@ from amaqctl.storage import AlreadyThere, explained, write_json, write_text
 _UNFINISHED = ".tmp-created"
 _FILES = ("run.json", "environment.json")
 _WRITTEN = (*_FILES, "adapter", "weights", "bits", "checkpoints", "quantizer")
-    "run.json",
-    "environment.json",
-    "adapter",
-    "weights",
-    "bits",
-    "checkpoints",
-    "quantizer",
-)
 _GROWING = ("metrics.jsonl", "log.txt")
 _COPY = "put a copy of what it leads to in its place"
 _LONGEST_LINE = 2**20
