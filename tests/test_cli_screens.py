@@ -129,7 +129,7 @@ def typed(*arguments: str) -> str:
 
 
 def test_the_report_of_train(screen):
-    text = train._report(RESULT, "amaqctl eval 4f1a --boundary both")
+    text = train._report(RESULT, Path(RESULT["run"]), "amaqctl eval 4f1a --boundary both")
     compare("train-report", screen, text)
     whole = render.facts([("x", text)], is_terminal=False)
     assert numbers(text) == numbers(whole)

@@ -67,26 +67,32 @@ def export(
         choice = choose_checkpoint(folder, checkpoint)
         loaded = runs.profile_of(folder)
         model = loaded.profile.model
-        merge = merge or loaded.profile.lora is None  # there is no adapter: the whole model it is
+        merge = _is_whole(loaded, folder) or merge
         source = _source(session, model, is_needed=merge)
         base = model.id if source is None else source.base_model_name
-        is_refused = merge and not onto_another_base
-        changes = _changes(loaded, source, folder, choice.path, is_refused)
+        changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
         for line in [*choice.warnings(), *changes]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
-        adapter = choice.path / "adapter"
         check: MergeCheck | None = None
         if merge:
             assert source is not None
             check = _merge(session, choice.path, to, source, loaded, title, changes)
         else:
             page = _adapter_page(title, base, model.revision, changes)
-            exporting.export_adapter(adapter, to, source, page)
+            exporting.export_adapter(choice.path / "adapter", to, source, page)
         told = {"passed_over": dict(choice.passed_over), "changed_since_training": changes}
         data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
         data |= _exported(to, base, check)
         session.result(data, _text(data, check), str(to))
+
+
+def _is_whole(loaded: LoadedProfile, run: RunFolder) -> bool:
+    """Whether there is no adapter, so that it can only be the whole model."""
+    if loaded.profile.lora is not None:
+        return False
+    run.refuse_of_parties("a whole model")
+    return True
 
 
 def _look_for_other_parties(session: Session, run: RunFolder, merge: bool) -> None:

@@ -65,7 +65,7 @@ def table(
 
 def trained_row(run: Path, more: str = "") -> tuple[str, str]:
     """Where the result of a finished run lies: its adapter, or the weights themselves."""
-    name = "adapter" if (run / "adapter").is_dir() else "weights"
+    name = "weights" if (run / "weights").is_dir() else "adapter"
     return name, f"{run}/{name}{more}"
 
 
