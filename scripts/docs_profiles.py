@@ -12,7 +12,7 @@ from docs_tables import code, legal, table
 from pydantic import BaseModel
 
 from amaqctl import registry
-from amaqctl.profile.schema import PluginChoice, Profile
+from amaqctl.profile.schema import PluginChoice, Profile, section_at
 
 _HEADER = ("key", "default", "values", "meaning")
 _FLAT = ("amaqctl", "description", "task", "transport")
@@ -28,9 +28,10 @@ def sections() -> str:
     parts = ["### Top level", _table(Profile, "", only=_FLAT)]
     for name, field in Profile.model_fields.items():
         if name not in _FLAT:
-            section = field.annotation
-            assert isinstance(section, type), name
-            parts += [f"### `{name}`", _first_line(section), _table(section, f"{name}.")]
+            section = section_at((name,))
+            assert section is not None, name
+            said = _first_line(section) if section is field.annotation else field.description
+            parts += [f"### `{name}`", str(said), _table(section, f"{name}.")]
     return "\n\n".join(parts)
 
 
