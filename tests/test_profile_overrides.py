@@ -157,7 +157,7 @@ def test_faults_of_items_and_file_come_together(path: Path) -> None:
         (
             "--set foo=1",
             "foo: unknown key, known here: amaqctl, description, model, split, lora, quantizers, "
-            "task, optimizer, train, eval, checkpoint, transport, output",
+            "task, optimizer, train, eval, checkpoint, transport, clients, output",
         ),
         ("--set lora.r=0", "lora.r: whole number >= 1 needed, got 0"),
     ]
