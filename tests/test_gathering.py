@@ -176,6 +176,21 @@ def test_the_run_is_over_when_all_have_left() -> None:
         made.arrive("c", (), nothing)
 
 
+def test_a_stop_ends_every_wait() -> None:
+    made, _ = gathering()
+    arrived(made)
+    found: list[Any] = []
+    waiting = threading.Thread(
+        target=lambda: found.extend(run(lambda: made.mean_gradients("a", 0, {})))
+    )
+    waiting.start()
+    time.sleep(0.05)
+    made.stop()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert [str(error) for error in found] == ["the run of the other clients is over"]
+
+
 def test_the_turnstile_lets_through_who_came_first() -> None:
     turnstile, order = Turnstile(), []
 

@@ -184,6 +184,7 @@ class Gathering:
         meeting.brought[name] = brought
         self._settle()
         while meeting.due is None:
+            self._refuse_if_over()
             self._refuse_if_left_out(name)
             left = meeting.began + self._wait_seconds - time.monotonic()
             if left <= 0:
