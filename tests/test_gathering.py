@@ -13,6 +13,7 @@ import torch
 from amaqctl.engine.fellows import SharedState
 from amaqctl.errors import AmaqError, TransportError, WireError
 from amaqctl.party.gathering import Gathering
+from amaqctl.party.turns import Turns
 from amaqctl.party.turnstile import Turnstile
 from amaqctl.party.weights import max_weights_bytes, weights_from_bytes, weights_to_bytes
 
@@ -145,6 +146,33 @@ def test_one_that_joins_gets_the_mean_and_takes_part_from_there() -> None:
     assert (step, mean, got.weights[7].tolist()) == (1, [2.0], [1.0])
     assert first[0].tolist() == second[0].tolist() == [4.0]
     assert told[1:] == [(1, NAMES, "c joins")]
+
+
+def test_in_turns_one_trains_and_all_go_on_from_its_weights() -> None:
+    told = Told()
+    made = Gathering(NAMES, 3, 30.0, 9, told, Turns(NAMES, 1))
+    arrived(made)
+    states = {name: SharedState({7: torch.tensor([ord(name)])}, {7: {}}) for name in NAMES}
+
+    def weights(name: str, step: int) -> Any:
+        return made.mean_weights(
+            name, step, {0: torch.tensor([VALUES[name]])}, lambda: states[name]
+        )
+
+    # Whose turn it is waits for nobody; `b` has the second one.
+    assert made.mean_gradients("a", 0, {0: torch.ones(1)})[0].tolist() == [1.0]
+    for trained, step in (("a", 1), ("b", 2)):
+        if step == 2:
+            assert made.mean_gradients("b", 1, {0: torch.ones(1)})[0].tolist() == [1.0]
+        found = run(*(lambda n=n, s=step: weights(n, s) for n in ("c", "a", "b")))
+        assert [mean[0].item() for mean, _ in found] == [pytest.approx(VALUES[trained])] * 3
+        expected = [None if n == trained else states[trained] for n in ("c", "a", "b")]
+        assert [state for _, state in found] == expected
+    made.leave("c", "left: its cable")  # whose turn is next: it passes
+    found = run(*(lambda n=n: weights(n, 3) for n in ("a", "b")))
+    both = (VALUES["a"] + VALUES["b"]) / 2
+    assert [mean[0].item() for mean, _ in found] == [pytest.approx(both)] * 2
+    assert not made._meetings
 
 
 def test_nobody_joins_at_the_end() -> None:

@@ -52,6 +52,7 @@ NOTES = [
     notes.Stop(text="stopped by SIGINT"),
     notes.Stepped(loss=1 / 3, norms={0: 0.1, 7: 2.5}, traffic={"0/activation": SUMS}),
     notes.Looked(loss=2.5, choices=(0, 1), next_tokens=(), traffic={}),
+    notes.Pass(step=3),
     notes.Average(step=4),
     notes.Join(),
     notes.Mean(step=4),

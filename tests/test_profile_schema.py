@@ -52,6 +52,7 @@ ANOTHER_VALUE: dict[str, tuple[str, object]] = {
     "checkpoint.every": ("6", 6),
     "checkpoint.keep_last": ("1", 1),
     "clients.average_every": ("7", 7),
+    "clients.turns": ("true", True),
     "clients.wait_seconds": ("30", 30.0),
     "transport.name": ("grpc", "grpc"),
     "transport.options": ("{port: 1}", {"port": 1}),
@@ -138,7 +139,7 @@ def test_defaults(minimal: Path) -> None:
         "eval": {"every": 50, "max_examples": 64},
         "checkpoint": {"every": 50, "keep_last": 2},
         "transport": {"name": "loopback", "options": {}},
-        "clients": {"average_every": 10, "wait_seconds": 120.0},
+        "clients": {"average_every": 10, "turns": False, "wait_seconds": 120.0},
         "output": {"root": "runs"},
     }
 

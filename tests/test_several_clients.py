@@ -214,6 +214,23 @@ def test_whoever_comes_first_the_result_is_one(place: Path, undisturbed: Run) ->
         assert run.outcome(name) == undisturbed.outcome(name)
 
 
+def test_in_turns_each_goes_on_from_the_one_before(place: Path) -> None:
+    found = []
+    for name in ("turns", "again"):
+        run = Run(place, name, "clients={average_every: 2, turns: true}")
+        together(run, lambda client: [others_data(client)])
+        found.append({client: run.outcome(client) for client in NAMES})
+    for client in NAMES:
+        assert found[0][client] == found[1][client]
+    anna, ben = (found[0][name] for name in NAMES)
+    assert anna["adapter"] == ben["adapter"]
+    steps = [[s for kind, s in ends["metrics"] if kind == "train"] for ends in (anna, ben)]
+    assert steps == [[1, 2, 5, 6], [3, 4, 7, 8]]
+    assert [r["bytes"] > 0 for key, r in ben["metrics"].items() if key[0] == "average"] == [
+        True
+    ] * 4
+
+
 def test_all_are_killed_and_come_to_the_same(place: Path, undisturbed: Run) -> None:
     run = Run(place, "killed")
     server = run.begin("server")

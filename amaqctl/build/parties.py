@@ -21,7 +21,9 @@ from amaqctl.model.weight_files import base_sha256
 from amaqctl.party.agreement import PROTOCOL, DataFacts, Document, Told, agree, newest_common
 from amaqctl.party.leader import Followers
 from amaqctl.party.notes import MAX_NOTE_BYTES, Greeting
+from amaqctl.party.turns import Turns
 from amaqctl.party.weights import Shapes, max_weights_bytes
+from amaqctl.profile import LoadedProfile
 from amaqctl.transports.party_settings import TrafficLimits
 
 NO_SHAPES: Shapes = MappingProxyType({})
@@ -84,6 +86,12 @@ def client_shapes(base: Base, models: Mapping[int, StageModel]) -> Shapes:
     held = {place for model in models.values() for place in trained_places(model)}
     every = adapter_shapes(base.config, settings)
     return {place: shape for place, shape in every.items() if place not in held}
+
+
+def turns_of(loaded: LoadedProfile, clients: tuple[str, ...]) -> Turns | None:
+    """Whose turn it is at a step; None where all clients train at once."""
+    asked = loaded.profile.clients
+    return Turns(clients, asked.average_every) if asked.turns else None
 
 
 def limits_of(base: Base, facts: DataFacts, client_shapes: Shapes = NO_SHAPES) -> TrafficLimits:
@@ -176,7 +184,9 @@ def meet(
         agreement = agree(mine, Document.of(followers.hear(name, Greeting)))
         told[name] = agreement.theirs.told
         warnings += agreement.warnings
-    followers.has_other_clients = any(len(one.clients) > 1 for one in told.values())
+    clients = next((one.clients for one in told.values() if len(one.clients) > 1), ())
+    followers.has_other_clients = bool(clients)
+    followers.turns = turns_of(base.loaded, clients) if clients else None
     membership.transport.allow(limits_of(base, facts, shapes))
     saved = {name: one.saved for name, one in told.items()}
     return Met(followers, saved, warnings, any(one.is_running for one in told.values()))

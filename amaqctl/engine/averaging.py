@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amaqctl.engine.engine import Engine
 from amaqctl.engine.fellows import Weights
-from amaqctl.engine.shared_state import set_weights, shared_state, weights_of
+from amaqctl.engine.shared_state import set_weights, shared_state, take_over, weights_of
 
 
 def average(engine: Engine, step: int) -> int:
@@ -27,7 +27,10 @@ def average(engine: Engine, step: int) -> int:
 
 def follow_average(engine: Engine, step: int, weights: Weights) -> Weights:
     """Hand in what a client trained by itself; the mean over all clients."""
-    return engine.fellows.mean_weights(step, weights, lambda: shared_state(engine.stages))
+    mean, state = engine.fellows.mean_weights(step, weights, lambda: shared_state(engine.stages))
+    if state is not None:
+        take_over(engine.stages, state)
+    return mean
 
 
 def join(engine: Engine) -> int:

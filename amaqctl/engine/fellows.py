@@ -47,11 +47,14 @@ class Fellows(Protocol):
 
     def mean_weights(
         self, step: int, weights: Weights, state: Callable[[], SharedState]
-    ) -> Weights:
+    ) -> tuple[Weights, SharedState | None]:
         """Hand in a client's own weights after ``step`` steps; the mean over all clients. Waits.
 
         Args:
             state: of this engine, for a client that joins here.
+
+        Returns:
+            The mean; and, where another one had its turn, the state to go on with.
         """
 
     def join(self) -> tuple[int, Weights, SharedState]:
@@ -69,9 +72,9 @@ class Alone:
 
     def mean_weights(
         self, step: int, weights: Weights, state: Callable[[], SharedState]
-    ) -> Weights:
+    ) -> tuple[Weights, SharedState | None]:
         """The weights themselves."""
-        return weights
+        return weights, None
 
     def join(self) -> tuple[int, Weights, SharedState]:
         """There is no run of others."""

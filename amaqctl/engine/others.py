@@ -73,6 +73,9 @@ class Others(Protocol):
     def forget(self, generation: int) -> None:
         """A generation is over: its caches may go."""
 
+    def takes_turn(self, step: int) -> bool:
+        """Whether this party trains at ``step``; where it does not, the others are told."""
+
     def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
         """The mean of ``weights``, after ``step`` steps, and those of other clients; waits.
 
@@ -120,6 +123,10 @@ class Nobody:
 
     def forget(self, generation: int) -> None:
         """There is nobody to tell."""
+
+    def takes_turn(self, step: int) -> bool:
+        """Always: there is nobody else."""
+        return True
 
     def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
         """The weights themselves."""

@@ -134,7 +134,8 @@ class Trainer:
         if checkpoint is None:
             self._evaluate(first_step)
         for step in range(first_step, settings.max_steps):
-            self._step(step)
+            if self._engine.others.takes_turn(step):
+                self._step(step)
             done = step + 1
             is_last = done == settings.max_steps
             if self._engine.others.has_other_clients and (

@@ -28,7 +28,8 @@ from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.errors import AmaqError, TransportError, WireError
 from amaqctl.model.stage_model import StageModel
 from amaqctl.party.agreement import DataFacts, Document, agree
-from amaqctl.party.follower import Follower, FollowSettings, Reporter
+from amaqctl.party.follow_settings import FollowSettings
+from amaqctl.party.follower import Follower, Reporter
 from amaqctl.party.notes import MAX_NOTE_BYTES, Greeting, Stop, note_from_bytes, note_to_bytes
 from amaqctl.party.states import PartyState, after
 from amaqctl.party.weights import Shapes

@@ -17,7 +17,7 @@ import torch
 
 from amaqctl.build.assembly import base_of, load_models
 from amaqctl.build.membership import House, Membership
-from amaqctl.build.parties import client_shapes, document_of
+from amaqctl.build.parties import client_shapes, document_of, turns_of
 from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.errors import AmaqError, InputError, TransportError
 from amaqctl.following.follow import (
@@ -94,6 +94,7 @@ class _Server:
             loaded.profile.clients.wait_seconds,
             loaded.profile.train.max_steps,
             self._call_roll,
+            turns_of(loaded, self._clients),
         )
         self._num_threads = torch.get_num_threads()
         self._members: dict[str, Membership] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -36,6 +35,7 @@ from amaqctl.engine.run_folder import RunFolder, utc_now
 from amaqctl.engine.shared_state import take_over
 from amaqctl.engine.traffic import Traffic
 from amaqctl.errors import ResumeError, TransportError, WireError
+from amaqctl.party.follow_settings import FollowSettings
 from amaqctl.party.notes import (
     Average,
     Done,
@@ -47,6 +47,7 @@ from amaqctl.party.notes import (
     LookNote,
     Mean,
     Note,
+    Pass,
     Restore,
     Save,
     Stepped,
@@ -58,7 +59,7 @@ from amaqctl.party.notes import (
     note_to_bytes,
 )
 from amaqctl.party.states import PartyState, after
-from amaqctl.party.weights import Shapes, weights_from_bytes, weights_to_bytes
+from amaqctl.party.weights import weights_from_bytes, weights_to_bytes
 from amaqctl.storage import remove_folder
 from amaqctl.transports.transport import ORDER, REPLY, Address, Transport
 
@@ -71,27 +72,6 @@ class Reporter(Protocol):
 
     def on_step(self, record: dict[str, Any]) -> None:
         """One step is done; ``record`` is what went into the metrics."""
-
-
-@dataclass(frozen=True)
-class FollowSettings:
-    """Numbers that a follower needs.
-
-    Args:
-        place: stage at which orders come and from which replies go: its first.
-        max_steps: of the run.
-        vocab_size: V, above every label.
-        max_note_bytes: longest legal order, labels included.
-        due_step: from which the run goes on, where that is known here.
-        client_shapes: of the weights that a client trains by itself; empty for the only client.
-    """
-
-    place: int
-    max_steps: int
-    vocab_size: int
-    max_note_bytes: int
-    client_shapes: Shapes
-    due_step: int | None = None
 
 
 class Follower:
@@ -126,6 +106,7 @@ class Follower:
             Update: self._update,
             LookNote: self._look,
             Forget: self._forget,
+            Pass: self._pass,
             Average: self._average,
             Join: self._join,
             Save: self._save,
@@ -249,6 +230,11 @@ class Follower:
 
     def _forget(self, note: Forget, _: Tensor | None) -> None:
         self._engine.forget(note.generation)
+
+    def _pass(self, note: Pass, _: Tensor | None) -> None:
+        if note.step != self._step:
+            raise WireError(f"'pass' of step {note.step} where {self._step} is due")
+        self._step += 1
 
     def _average(self, note: Average, _: Tensor | None) -> Mean:
         data = self._transport.receive(Address(self._settings.place, ORDER))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from amaqctl.engine.fellows import SharedState, Weights
 from amaqctl.errors import AmaqError, TransportError
+from amaqctl.party.turns import Turns
 from amaqctl.party.turnstile import Turnstile
 
 OnRoll = Callable[[int, Sequence[str], str], None]
@@ -57,6 +58,7 @@ class Gathering:
         quorum: begin when so many have come.
         wait_seconds: longest that one lets the others wait at a meeting.
         max_steps: of the run; nobody joins at its end.
+        turns: whose turn it is; None where all train at once.
         on_roll: told who takes part.
     """
 
@@ -67,11 +69,13 @@ class Gathering:
         wait_seconds: float,
         max_steps: int,
         on_roll: OnRoll,
+        turns: Turns | None = None,
     ) -> None:
         self.turn = Turnstile()
         self.stage = Stage.calling
         self._clients, self._quorum = tuple(clients), quorum
         self._wait_seconds, self._max_steps, self._on_roll = wait_seconds, max_steps, on_roll
+        self._turns = turns
         self._change = threading.Condition()
         self._present: dict[str, Drop] = {}
         self._steps: dict[str, frozenset[int]] = {}
@@ -80,6 +84,7 @@ class Gathering:
         self._joining: dict[str, Drop] = {}
         self._let_in: dict[str, tuple[int, Weights, SharedState]] = {}
         self._step = 0
+        self._last_gradients = 0.0
 
     def arrive(self, name: str, saved: Sequence[int], drop: Drop) -> tuple[int, ...] | None:
         """Come to the roll call; waits until the run begins.
@@ -162,22 +167,32 @@ class Gathering:
 
     def mean_weights(
         self, name: str, step: int, weights: Weights, state: Callable[[], SharedState]
-    ) -> Weights:
-        """Bring a client's own weights; their mean. Who waits to join does so here."""
+    ) -> tuple[Weights, SharedState | None]:
+        """Bring a client's own weights; their mean, or those of whose turn it was.
+
+        Who waits to join does so here.
+        """
+        trained = None if self._turns is None else self._turns.at(step - 1)
+        own = state() if name == trained else None
         with self._change:
-            brought = self._meet(name, (_WEIGHTS, step), weights)
-        with self.turn:
-            mean = _mean([brought[who] for who in self._clients if who in brought])
+            met = self._meet(name, (_WEIGHTS, step), (weights, own))
+        brought = {who: pair[0] for who, pair in met.items()}
+        if trained in brought:
+            mean, others = brought[trained], None if name == trained else met[trained][1]
+        else:
+            with self.turn:
+                mean = _mean([brought[who] for who in self._clients if who in brought])
+            others = None
         with self._change:
             for who, drop in self._joining.items():
                 if who not in self._let_in and step < self._max_steps:
-                    self._let_in[who] = (step, mean, state())
+                    self._let_in[who] = (step, mean, others or own or state())
                     self._present[who] = drop
                     self._tell(f"{who} joins", step)
             self._change.notify_all()
-        return mean
+        return mean, others
 
-    def _meet(self, name: str, key: _Key, brought: Weights) -> Mapping[str, Weights]:
+    def _meet(self, name: str, key: _Key, brought: Any) -> Mapping[str, Any]:
         """With the lock held: bring something, wait for all who are present, take all of it."""
         self._refuse_if_left_out(name)
         meeting = self._meetings.setdefault(key, _Meeting(time.monotonic()))
@@ -186,7 +201,9 @@ class Gathering:
         while meeting.due is None:
             self._refuse_if_over()
             self._refuse_if_left_out(name)
-            left = meeting.began + self._wait_seconds - time.monotonic()
+            # Where one has its turn, the others wait at its end from the turn's beginning.
+            since = max(meeting.began, self._last_gradients)
+            left = since + self._wait_seconds - time.monotonic()
             if left <= 0:
                 self._leave_out(key, meeting)
             else:
@@ -197,11 +214,17 @@ class Gathering:
 
     def _settle(self) -> None:
         for key, meeting in self._meetings.items():
-            if meeting.due is None and self._present.keys() <= meeting.brought.keys():
+            if meeting.due is None and self._awaited(key) <= meeting.brought.keys():
                 meeting.due = frozenset(meeting.brought)
                 if key[0] == _GRADIENTS:
-                    self._step = key[1] + 1
+                    self._step, self._last_gradients = key[1] + 1, time.monotonic()
                 self._change.notify_all()
+
+    def _awaited(self, key: _Key) -> set[str]:
+        """Who has to come to a meeting: all, or at a step's gradients whose turn it is."""
+        if self._turns is None or key[0] != _GRADIENTS:
+            return set(self._present)
+        return self._present.keys() & {self._turns.at(key[1])}
 
     def _forget_what_is_read(self) -> None:
         for key, meeting in list(self._meetings.items()):
@@ -210,7 +233,7 @@ class Gathering:
 
     def _leave_out(self, key: _Key, meeting: _Meeting) -> None:
         """Those who have not come in time."""
-        for who in [w for w in self._present if w not in meeting.brought]:
+        for who in sorted(self._awaited(key) - meeting.brought.keys()):
             why = f"let the others wait for more than {self._wait_seconds:g} s at step {key[1]}"
             self._present.pop(who)(TransportError(why, where=f"party {who}"))
             self._tell(f"{who} {why}", self._step)
@@ -249,7 +272,7 @@ class ClientFellows:
 
     def mean_weights(
         self, step: int, weights: Weights, state: Callable[[], SharedState]
-    ) -> Weights:
+    ) -> tuple[Weights, SharedState | None]:
         """See `Gathering.mean_weights`."""
         return self.gathering.mean_weights(self.name, step, weights, state)
 

@@ -28,6 +28,7 @@ from amaqctl.party.notes import (
     Mean,
     Note,
     NoteOf,
+    Pass,
     Restore,
     Save,
     Stepped,
@@ -37,6 +38,7 @@ from amaqctl.party.notes import (
     note_from_bytes,
     note_to_bytes,
 )
+from amaqctl.party.turns import Turns
 from amaqctl.party.weights import Shapes, weights_from_bytes, weights_to_bytes
 from amaqctl.transports.route import Route
 from amaqctl.transports.transport import ORDER, REPLY, Address, Transport
@@ -53,12 +55,15 @@ class Followers:
 
     Attributes:
         has_other_clients: whether the server trains with other clients too; it says so.
+        turns: which of them trains when; None where all do at once.
     """
 
     def __init__(
         self, route: Route, transport: Transport, max_note_bytes: int, client_shapes: Shapes
     ) -> None:
         self.has_other_clients = False
+        self.turns: Turns | None = None
+        self._me = route.me
         self._transport = transport
         self._max_note_bytes = max_note_bytes
         self._client_shapes = client_shapes
@@ -130,6 +135,13 @@ class Followers:
     def forget(self, generation: int) -> None:
         """A generation is over: its caches may go."""
         self._say_to_all(Forget(generation=generation))
+
+    def takes_turn(self, step: int) -> bool:
+        """Whether this party trains at ``step``; where it does not, the others are told."""
+        if self.turns is None or self.turns.at(step) == self._me:
+            return True
+        self._say_to_all(Pass(step=step))
+        return False
 
     def average(self, step: int, weights: Weights) -> tuple[Weights, int]:
         """The mean of ``weights``, after ``step`` steps, and those of other clients; waits."""

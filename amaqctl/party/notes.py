@@ -86,6 +86,13 @@ class Forget(Note):
     generation: _Step
 
 
+class Pass(Note):
+    """Step ``step`` (from 0) is another client's turn."""
+
+    kind = "pass"
+    step: _Step
+
+
 class Average(Note):
     """Take the mean of the clients' own weights, after ``step`` steps; these follow, as a frame."""
 
@@ -179,6 +186,7 @@ _KINDS: dict[str, type[Note]] = {
         Update,
         LookNote,
         Forget,
+        Pass,
         Average,
         Join,
         Save,

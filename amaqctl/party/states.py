@@ -10,6 +10,7 @@ ready                    train       waiting for the update
 waiting for the update   update      ready
 ready                    look        ready
 ready                    forget      ready
+ready                    pass        ready
 ready                    average     ready
 ready                    save        ready
 ready                    keep        ready
@@ -48,6 +49,7 @@ TRANSITIONS: dict[tuple[PartyState, str], PartyState] = {
     (PartyState.waiting_for_update, "update"): PartyState.ready,
     (PartyState.ready, "look"): PartyState.ready,
     (PartyState.ready, "forget"): PartyState.ready,
+    (PartyState.ready, "pass"): PartyState.ready,
     (PartyState.ready, "average"): PartyState.ready,
     (PartyState.ready, "save"): PartyState.ready,
     (PartyState.ready, "keep"): PartyState.ready,

@@ -224,6 +224,11 @@ class ClientsSection(Section):
     average_every: Count = Field(
         default=10, description="Steps between two means of the adapters that clients hold."
     )
+    turns: Flag = Field(
+        default=False,
+        description="True: one client trains at a time, in the order of the server's list; "
+        "a turn lasts until the next mean.",
+    )
     wait_seconds: Positive = Field(
         default=120.0, description="Longest that one client lets the others wait at a step."
     )
