@@ -91,10 +91,10 @@ class Cell:
 
 @cache
 def _quickstart() -> dict[str, Any]:
-    """What a cell takes from the profile that it changes."""
+    """What a cell takes from the profile that it changes; it has no several clients."""
     profile = load_profile("quickstart", []).profile
     dumped: dict[str, Any] = profile.model_dump(
-        exclude={"description", "quantizers", "task", "output"}
+        exclude={"description", "quantizers", "task", "output", "clients"}
     )
     return dumped
 
