@@ -142,6 +142,9 @@ def test_the_export_is_the_whole_model(place: Path, monkeypatch: pytest.MonkeyPa
     for number, more in enumerate(([], ["--merge"])):
         done = run("export", "whole", "--to", f"model{number}", *more)
         assert done.exit_code == 0, done.output
+        page = (place / f"model{number}" / "README.md").read_text()
+        assert page.startswith("# Trained model\n")
+        assert "adapter" not in page
         saved = load_file(place / f"model{number}" / "model.safetensors")
         trained = load_file(place / "whole" / "weights" / TRAINED_WEIGHTS)
         assert all(torch.equal(saved[name], weight) for name, weight in trained.items())

@@ -114,7 +114,7 @@ def _merge(
     from amaqctl import exporting
 
     def page(check: MergeCheck) -> str:
-        return _merged_page(title, check, changes)
+        return _merged_page(title, check, changes, is_adapter=loaded.profile.lora is not None)
 
     if loaded.profile.lora is None:
         session.note("writing and checking …")
@@ -234,10 +234,16 @@ def _quoted(text: str) -> str:
     return dumps(text, ensure_ascii=False)
 
 
-def _merged_page(title: str, check: MergeCheck, changes: list[str]) -> str:
-    return f"""# Merged model
+def _merged_page(
+    title: str, check: MergeCheck, changes: list[str], *, is_adapter: bool = True
+) -> str:
+    heading, what, against = "Trained model", "the weights that were trained", "those in memory"
+    if is_adapter:
+        heading, what = "Merged model", "the base weights with the LoRA adapter merged in"
+        against = "the adapter on its base"
+    return f"""# {heading}
 
-From the amaqctl run {title}: the base weights with the LoRA adapter merged in, as {check.dtype}.
+From the amaqctl run {title}: {what}, as {check.dtype}.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -246,7 +252,7 @@ model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
 
-Checked against the adapter on its base, on {check.num_logits} logits in float32 arithmetic:
+Checked against {against}, on {check.num_logits} logits in float32 arithmetic:
 {_check_text(check)}.
 {_notes(changes)}"""
 
