@@ -29,6 +29,7 @@ from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import load_profile
 from amaqctl.runs import new_run, resumed
+from amaqctl.storage import workplace
 
 NUM_STEPS = 4
 KILLS_A_QUANTIZER = 8
@@ -425,6 +426,17 @@ def no_heavy_imports(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
     argv = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(argv, capture_output=True, text=True)
+
+
+def test_a_run_killed_at_its_very_end_is_swept_as_it_is_refused(
+    whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = sorted(p.name for p in run.iterdir())
+    (run / f"{workplace._own_prefix()}dead-run.json").mkdir()
+    assert no_heavy_imports("train", "--resume", run).returncode == 9
+    assert sorted(p.name for p in run.iterdir()) == before
 
 
 def test_a_complete_run_is_told_before_torch_is_imported(whole: Path) -> None:

@@ -15,12 +15,22 @@ from amaqctl.errors import InputError, ResumeError
 def refuse_early(run: RunFolder, max_steps: int | None) -> None:
     """Refuse what needs no loading to be refused.
 
+    The run is locked meanwhile, which sweeps what a process left that was killed at its very end.
+
     Args:
         max_steps: those asked for now; None for those of the last start.
 
     Raises:
-        ResumeError: the run is complete, or what it had is gone.
+        ResumeError: the run is complete, what it had is gone, or another process writes there.
     """
+    run.lock()
+    try:
+        _refuse(run, max_steps)
+    finally:
+        run.unlock()
+
+
+def _refuse(run: RunFolder, max_steps: int | None) -> None:
     checkpoints = all_checkpoints(run.path / "checkpoints")
     newest = checkpoints[-1] if checkpoints else None
     refuse_lost(run, newest)
