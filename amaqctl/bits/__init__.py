@@ -6,6 +6,8 @@ Legend: R rows of codes, C columns; all codes of one column share one bit-width.
 from amaqctl.bits.allocation import Axis, BitAllocation
 from amaqctl.bits.codes import PackedCodes
 from amaqctl.bits.grid import (
+    PADDING,
+    Grid,
     Rounding,
     decode,
     encode,
@@ -18,9 +20,11 @@ from amaqctl.bits.packing import BLOCK_ROWS, WIDTHS, pack, packed_bytes, unpack
 
 __all__ = [
     "BLOCK_ROWS",
+    "PADDING",
     "WIDTHS",
     "Axis",
     "BitAllocation",
+    "Grid",
     "PackedCodes",
     "Rounding",
     "decode",

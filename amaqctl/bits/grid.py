@@ -12,22 +12,80 @@ point z, an integer, the grid is asymmetric and still has an exact zero:
 All arithmetic is float32 and no product feeds an addition, so no compiler can fuse the two, and
 every implementation of this grid gives the same bytes.
 
+`Grid` says all of it for a matrix, with an offset that is subtracted first where there is one;
+quantizing and packing, and unpacking and dequantizing, are then one pass each: compiled
+(`amaqctl.bits.native`), or in plain torch, a few rows at a time.
+
 Legend: R rows, C columns of one width each. A scale is any shape that broadcasts to (R, C).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from amaqctl.bits import grid_rows, native
 from amaqctl.bits.allocation import BitAllocation
 from amaqctl.bits.codes import PackedCodes
+from amaqctl.bits.grid_rows import PADDING
 from amaqctl.bits.packing import half_range
 from amaqctl.errors import QuantizationError
 
 Rounding = Literal["nearest", "stochastic"]
+__all__ = ["PADDING", "Grid", "Rounding", "decode", "encode", "largest_code", "nearest_codes", "step_size", "values_of_codes"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a matrix (R, C) is quantized: everything but its values.
+
+    A table with one row serves all rows of the matrix; any other has one for each of them, or for
+    each of the kinds that ``row_kind`` names.
+
+    Args:
+        allocation: C bit-widths of 0–8.
+        scale: float32 step sizes, (P, G), on the device of the values. A zero gives code 0; a
+            negative one turns the column's sign, of use with ``all_codes`` only.
+        group_size: neighbouring columns that share a step size; C, or more, for all of them.
+        zero_point: integers as float32, (P, G), for the asymmetric grid (widths >= 2).
+        offset: float32, (Q, C): subtracted before the grid, and added to what is decoded.
+        row_kind: uint8, (R,): which row of the tables is meant, or `PADDING`.
+        all_codes: use the code -2^(b-1) too, which the symmetric grid leaves unused.
+    """
+
+    allocation: BitAllocation
+    scale: Tensor
+    group_size: int = 1
+    zero_point: Tensor | None = None
+    offset: Tensor | None = None
+    row_kind: Tensor | None = None
+    all_codes: bool = False
+
+    @property
+    def widths_C(self) -> Tensor:
+        """uint8, on the CPU."""
+        return self.allocation.widths_C
+
+    def encode(self, values_RC: Tensor, noise: Tensor | None = None) -> PackedCodes:
+        """Quantize and pack.
+
+        Args:
+            values_RC: finite, of any float type.
+            noise: float32 in [0, 1), (R, C): stochastic rounding floor(x/s + noise); None rounds
+                to nearest.
+        """
+        implementation = native if native.takes(values_RC, self) else grid_rows
+        data = implementation.encode(values_RC, self, noise)
+        return PackedCodes(data, values_RC.shape[0], self.allocation)
+
+    def decode(self, packed: PackedCodes, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Unpack and dequantize: (R, C), rounded to ``dtype``; float16 holds at most ±65504."""
+        like = torch.empty((0, 0), dtype=dtype, device=packed.data.device)
+        implementation = native if native.takes(like, self) else grid_rows
+        return implementation.decode(packed.data, packed.num_rows, self, dtype)
 
 
 def largest_code(widths: Tensor) -> Tensor:
@@ -58,8 +116,7 @@ def encode(
         noise: float32 in [0, 1), shape (R, C): stochastic rounding floor(x/s + noise); None
             rounds to nearest.
     """
-    codes = nearest_codes(values_RC, scale, allocation, zero_point=zero_point, noise=noise)
-    return PackedCodes.pack(codes, allocation)
+    return _grid_of(values_RC.shape[0], scale, allocation, zero_point).encode(values_RC, noise)
 
 
 def nearest_codes(
@@ -71,19 +128,7 @@ def nearest_codes(
     noise: Tensor | None = None,
 ) -> Tensor:
     """The int8 codes (R, C) that `encode` packs."""
-    widths_C = allocation.widths_C.to(values_RC.device)
-    steps_RC = values_RC / torch.where(scale > 0, scale, torch.inf)
-    steps_RC = steps_RC.round() if noise is None else (steps_RC + noise).floor()
-    half_C = half_range(widths_C).to(torch.float32)
-    top_C = (half_C - 1).clamp(min=0)
-    if zero_point is None:
-        codes_RC = steps_RC.clamp(-top_C, top_C).to(torch.int8)
-    else:
-        codes_RC = (steps_RC + zero_point).clamp(-half_C, top_C).to(torch.int8)
-    is_sign_C = widths_C == 1
-    if bool(is_sign_C.any()):
-        codes_RC = torch.where(is_sign_C, -(values_RC < 0).to(torch.int8), codes_RC)
-    return codes_RC
+    return encode(values_RC, scale, allocation, zero_point=zero_point, noise=noise).unpack()
 
 
 def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = None) -> Tensor:
@@ -92,11 +137,7 @@ def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = No
     Raises:
         QuantizationError: a scale or zero point that does not broadcast to (R, C).
     """
-    shape = (packed.num_rows, packed.allocation.num_columns)
-    for name, tensor in (("scale", scale), ("zero point", zero_point)):
-        if tensor is not None and not _broadcasts(tensor.shape, shape):
-            raise QuantizationError(f"a {name} of shape {tuple(tensor.shape)} for codes of {shape}")
-    return values_of_codes(packed.unpack(), scale, packed.allocation, zero_point=zero_point)
+    return _grid_of(packed.num_rows, scale, packed.allocation, zero_point).decode(packed)
 
 
 def values_of_codes(
@@ -107,19 +148,35 @@ def values_of_codes(
     zero_point: Tensor | None = None,
 ) -> Tensor:
     """x̂ of the codes that `nearest_codes` gives: float32, shape (R, C)."""
-    codes_RC = codes_RC.to(torch.float32)
+    grid = _grid_of(codes_RC.shape[0], scale, allocation, zero_point)
+    return grid_rows.values_of(codes_RC, grid, slice(0, codes_RC.shape[0]))
+
+
+def _grid_of(
+    num_rows: int, scale: Tensor, allocation: BitAllocation, zero_point: Tensor | None
+) -> Grid:
+    """The grid of tables that broadcast to (R, C).
+
+    Raises:
+        QuantizationError: one does not.
+    """
+    shape = (num_rows, allocation.num_columns)
+    for name, tensor in (("scale", scale), ("zero point", zero_point)):
+        if tensor is not None and not _broadcasts(tensor.shape, shape):
+            raise QuantizationError(f"a {name} of shape {tuple(tensor.shape)} for codes of {shape}")
     if zero_point is not None:
-        codes_RC = codes_RC - zero_point
-    widths_C = allocation.widths_C.to(codes_RC.device)
-    is_sign_C = widths_C == 1
-    if bool(is_sign_C.any()):
-        codes_RC = torch.where(is_sign_C, 1.0 + 2.0 * codes_RC, codes_RC)
-    values_RC = codes_RC * scale
-    is_absent_C = widths_C == 0
-    return torch.where(is_absent_C, 0.0, values_RC) if bool(is_absent_C.any()) else values_RC
+        scale, zero_point = torch.broadcast_tensors(scale, zero_point)
+        zero_point = zero_point.reshape(_padded(zero_point.shape))
+    scale = scale.reshape(_padded(scale.shape))
+    group_size = 1 if scale.shape[1] == shape[1] else max(shape[1], 1)
+    return Grid(allocation, scale, group_size, zero_point)
 
 
 def _broadcasts(shape: torch.Size, target: tuple[int, int]) -> bool:
     """Whether ``shape`` broadcasts to ``target`` without enlarging it."""
-    padded = (1,) * (2 - len(shape)) + tuple(shape)
+    padded = _padded(shape)
     return len(padded) == 2 and all(a in (1, b) for a, b in zip(padded, target, strict=True))
+
+
+def _padded(shape: torch.Size) -> tuple[int, ...]:
+    return (1,) * (2 - len(shape)) + tuple(shape)

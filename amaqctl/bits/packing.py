@@ -16,7 +16,10 @@ Legend: R rows, C columns, K = ceil(R/8) blocks.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -62,6 +65,11 @@ def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
     if widths_C.shape != (num_columns,):
         raise QuantizationError(f"{num_columns} columns of codes but {widths_C.numel()} bit-widths")
     _check_codes_fit(codes_RC, widths_C)
+    return pack_fitting(codes_RC, widths_C)
+
+
+def pack_fitting(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
+    """`pack` of codes that are known to fit their widths."""
     blocks_K8C = _in_blocks(codes_RC)
     if not bool((widths_C == 16).any()):
         return _narrow_bytes(blocks_K8C, widths_C).reshape(-1)
@@ -139,39 +147,71 @@ def _bytes_of(widths_C: Tensor, is_chosen_C: Tensor, device: torch.device) -> Te
     return is_chosen_C.repeat_interleave(widths_C.to(torch.int64)).to(device)
 
 
-def _kept_bytes(widths_C: Tensor, device: torch.device) -> Tensor:
+@lru_cache(maxsize=16)
+def _kept_bytes(widths: bytes) -> npt.NDArray[np.int64]:
     """Where a column's b bytes stand among the eight of its word: indices into (C · 8)."""
-    is_kept_C8 = torch.arange(8) < widths_C.unsqueeze(1)
-    return is_kept_C8.reshape(-1).nonzero().squeeze(1).to(device)
+    width_C = np.frombuffer(widths, np.uint8)
+    return np.flatnonzero(np.arange(8) < width_C[:, np.newaxis])
+
+
+@lru_cache(maxsize=16)
+def _bytes_of_words(widths: bytes) -> npt.NDArray[np.int64]:
+    """Where the eight bytes of each column's word (C · 8) stand in a block of S bytes.
+
+    What follows the column's own b bytes does not count, and is kept within the block.
+    """
+    width_C = np.frombuffer(widths, np.uint8).astype(np.int64)
+    first_C = width_C.cumsum() - width_C
+    wanted_C8 = first_C[:, np.newaxis] + np.arange(8)
+    return wanted_C8.reshape(-1).clip(max=int(width_C.sum()) - 1)
 
 
 def _narrow_bytes(codes_K8C: Tensor, widths_C: Tensor) -> Tensor:
-    """Columns of at most eight bits to bytes (K, S): all widths at once, by shifts a column."""
+    """Columns of at most eight bits to bytes (K, S): fields are joined two by two.
+
+    Two fields fit 16 bits, four 32, so most of the work is done in small types.
+    """
     num_k, _, num_columns = codes_K8C.shape
-    bits_C = widths_C.to(codes_K8C.device, torch.int64)
-    mask_C = (1 << bits_C) - 1
-    word_KC = torch.zeros((num_k, num_columns), dtype=torch.int64, device=codes_K8C.device)
+    bits_C = widths_C.to(codes_K8C.device, torch.int16)
+    mask_C = ((1 << bits_C.to(torch.int32)) - 1).to(torch.int16)
     # A width of zero has an empty mask; its shifts stay at zero.
-    for row in range(BLOCK_ROWS):
-        word_KC |= (codes_K8C[:, row].to(torch.int64) & mask_C) << (bits_C * row)
-    bytes_KS = word_KC.view(torch.uint8).reshape(num_k, num_columns * 8)
-    return bytes_KS.index_select(1, _kept_bytes(widths_C, codes_K8C.device))
+    field_K8C = codes_K8C.to(torch.int16) & mask_C
+    two_K4C = (field_K8C[:, 1::2] << bits_C).bitwise_or_(field_K8C[:, 0::2]).to(torch.int32)
+    two_K4C &= 0xFFFF  # 16 bits without a sign
+    four_K2C = (two_K4C[:, 1::2] << (2 * bits_C).to(torch.int32)).bitwise_or_(two_K4C[:, 0::2])
+    four_K2C = four_K2C.to(torch.int64).bitwise_and_(0xFFFFFFFF)
+    word_KC = (four_K2C[:, 1] << (4 * bits_C).to(torch.int64)).bitwise_or_(four_K2C[:, 0])
+    bytes_KL = word_KC.view(torch.uint8).reshape(num_k, num_columns * 8)
+    return _columns(bytes_KL, _kept_bytes(widths_C.numpy().tobytes()))
 
 
 def _narrow_codes(bytes_KS: Tensor, widths_C: Tensor) -> Tensor:
     """Inverse of `_narrow_bytes`: int8 codes (K, 8, C)."""
     num_k, num_columns = bytes_KS.shape[0], widths_C.numel()
     device = bytes_KS.device
-    spread_KS = torch.zeros((num_k, num_columns * 8), dtype=torch.uint8, device=device)
-    spread_KS[:, _kept_bytes(widths_C, device)] = bytes_KS
-    word_KC = spread_KS.reshape(-1).view(torch.int64).reshape(num_k, num_columns)
+    if not bytes_KS.shape[1]:
+        return torch.zeros((num_k, BLOCK_ROWS, num_columns), dtype=torch.int8, device=device)
+    wanted = _bytes_of_words(widths_C.numpy().tobytes())
+    word_KC = _columns(bytes_KS, wanted).reshape(-1).view(torch.int64).reshape(num_k, num_columns)
     bits_C = widths_C.to(device, torch.int64)
-    mask_C, half_C = (1 << bits_C) - 1, half_range(widths_C).to(device, torch.int64)
-    codes_K8C = torch.empty((num_k, BLOCK_ROWS, num_columns), dtype=torch.int8, device=device)
-    for row in range(BLOCK_ROWS):
-        unsigned_KC = (word_KC >> (bits_C * row)) & mask_C
-        codes_K8C[:, row] = (unsigned_KC ^ half_C) - half_C  # sign extension
-    return codes_K8C
+    four_bits_C, two_bits_C = 4 * bits_C, (2 * bits_C).to(torch.int32)
+    low_KC = (word_KC & ((1 << four_bits_C) - 1)).to(torch.int32)
+    four_K2C = torch.stack([low_KC, (word_KC >> four_bits_C).to(torch.int32)], 1)
+    high_K2C = four_K2C >> two_bits_C  # bits of a sign that come in are masked off
+    two_K4C = torch.stack([four_K2C, high_K2C], 2).reshape(num_k, 4, num_columns).to(torch.int16)
+    half_C = half_range(widths_C).to(device, torch.int16)
+    mask_C = ((1 << bits_C) - 1).to(torch.int16)
+    high_K4C = two_K4C >> bits_C.to(torch.int16)
+    field_K8C = torch.stack([two_K4C, high_K4C], 2).reshape(num_k, BLOCK_ROWS, num_columns)
+    # Sign extension.
+    return field_K8C.bitwise_and_(mask_C).bitwise_xor_(half_C).sub_(half_C).to(torch.int8)
+
+
+def _columns(bytes_KL: Tensor, wanted: npt.NDArray[np.int64]) -> Tensor:
+    """Some columns of a matrix of bytes; on the CPU numpy is six times as fast as torch."""
+    if bytes_KL.device.type != "cpu":
+        return bytes_KL.index_select(1, torch.from_numpy(wanted).to(bytes_KL.device))
+    return torch.from_numpy(bytes_KL.numpy().take(wanted, axis=1))
 
 
 def _wide_bytes(codes_K8C: Tensor, _: Tensor) -> Tensor:

@@ -1,0 +1,356 @@
+/* The kernels of codec.c, which includes this once for each set of instructions.
+ *
+ * NAME(f) is f for that set. Every loop over a tile goes over all of it, so that it has a length
+ * that the compiler knows; what lies beyond the last column is zero and goes nowhere.
+ */
+
+static void NAME(load_row)(const Grid *g, const void *values, int64_t row, int64_t first, int n, float *v) {
+    const int64_t at = row * g->num_columns + first;
+    if (g->dtype == FLOAT32) {
+        memcpy(v, (const float *)values + at, sizeof(float) * n);
+    } else if (g->dtype == BFLOAT16) {
+        const uint16_t *x = (const uint16_t *)values + at;
+        for (int c = 0; c < n; c++) v[c] = float_of((uint32_t)x[c] << 16);
+    } else {
+        const uint16_t *x = (const uint16_t *)values + at;
+        for (int c = 0; c < n; c++) { /* the product is exact, for subnormal numbers too */
+            float magnitude = float_of((uint32_t)(x[c] & 0x7FFF) << 13) * 0x1p112f;
+            v[c] = float_of(bits_of(magnitude) | (uint32_t)(x[c] & 0x8000) << 16);
+        }
+    }
+}
+
+static void NAME(store_row)(const Grid *g, void *values, int64_t row, int64_t first, int n, const float *v) {
+    const int64_t at = row * g->num_columns + first;
+    if (g->dtype == FLOAT32) {
+        memcpy((float *)values + at, v, sizeof(float) * n);
+    } else if (g->dtype == BFLOAT16) {
+        uint16_t *x = (uint16_t *)values + at;
+        for (int c = 0; c < n; c++) {
+            uint32_t u = bits_of(v[c]);
+            x[c] = (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+        }
+    } else {
+        uint16_t *x = (uint16_t *)values + at;
+        for (int c = 0; c < n; c++) {
+            uint32_t u = bits_of(v[c]), sign = (u >> 16) & 0x8000;
+            float magnitude = float_of(u & 0x7FFFFFFF);
+            magnitude = magnitude > 65504.0f ? 65504.0f : magnitude;
+            u = bits_of(magnitude);
+            uint32_t normal = (u - (112u << 23) + 0xFFF + ((u >> 13) & 1)) >> 13;
+            uint32_t subnormal = bits_of(magnitude + 0.5f) - bits_of(0.5f);
+            x[c] = (uint16_t)(sign | (magnitude < 0x1p-14f ? subnormal : normal));
+        }
+    }
+}
+
+/* A stretch of a row of a table, always TILE long. */
+static const float *NAME(stretch)(const float *row, int64_t first, int n, float *room) {
+    if (n == TILE) return row + first;
+    memset(room, 0, sizeof(float) * TILE);
+    memcpy(room, row + first, sizeof(float) * n);
+    return room;
+}
+
+/* One value for each of n columns, out of one for each group of columns. */
+static const float *NAME(spread)(const Grid *g, const float *table, int64_t table_row_, int64_t first, int n,
+                           float *room) {
+    const float *row = table + table_row_ * g->num_groups;
+    if (g->group_size == 1) return NAME(stretch)(row, first, n, room);
+    if (n < TILE) memset(room, 0, sizeof(float) * TILE);
+    int64_t group = first / g->group_size, left = g->group_size - first % g->group_size;
+    for (int c = 0; c < n;) {
+        int m = left < n - c ? (int)left : n - c;
+        for (int i = 0; i < m; i++) room[c + i] = row[group];
+        c += m;
+        group++;
+        left = g->group_size;
+    }
+    return room;
+}
+
+#ifdef __SSE2__
+/* 128 bytes in eight vectors, address bits abc|defg: each round makes them bcd|efga. */
+static void NAME(shuffle_round)(__m128i *v) {
+    __m128i w[8];
+    for (int i = 0; i < 4; i++) {
+        w[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 4]);
+        w[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 4]);
+    }
+    memcpy(v, w, sizeof w);
+}
+#endif
+
+/* The eight bytes of each column, out of eight rows of bytes. */
+static void NAME(to_words)(const uint8_t *rows, uint64_t *words) {
+#ifdef __SSE2__
+    for (int c = 0; c < TILE; c += 16) {
+        __m128i v[8];
+        for (int r = 0; r < BLOCK; r++) v[r] = _mm_loadu_si128((const void *)(rows + r * TILE + c));
+        for (int i = 0; i < 3; i++) NAME(shuffle_round)(v);
+        for (int i = 0; i < 8; i++) _mm_storeu_si128((void *)(words + c + 2 * i), v[i]);
+    }
+#else
+    for (int c = 0; c < TILE; c++) {
+        uint64_t w = 0;
+        for (int r = 0; r < BLOCK; r++) w |= (uint64_t)rows[r * TILE + c] << (8 * r);
+        words[c] = w;
+    }
+#endif
+}
+
+/* Eight rows of bytes, out of the eight bytes of each column. */
+static void NAME(to_rows)(const uint64_t *words, uint8_t *rows) {
+#ifdef __SSE2__
+    for (int c = 0; c < TILE; c += 16) {
+        __m128i v[8];
+        for (int i = 0; i < 8; i++) v[i] = _mm_loadu_si128((const void *)(words + c + 2 * i));
+        for (int i = 0; i < 4; i++) NAME(shuffle_round)(v);
+        for (int r = 0; r < BLOCK; r++) _mm_storeu_si128((void *)(rows + r * TILE + c), v[r]);
+    }
+#else
+    for (int c = 0; c < TILE; c++)
+        for (int r = 0; r < BLOCK; r++) rows[r * TILE + c] = (uint8_t)(words[c] >> (8 * r));
+#endif
+}
+
+static void NAME(set_bounds)(Bounds *restrict t, const uint8_t *restrict widths, int all_codes) {
+    int has_signs = 0;
+    for (int c = 0; c < TILE; c++) {
+        const int half = (1 << widths[c]) >> 1, top = half ? half - 1 : 0;
+        t->high[c] = (float)top;
+        t->low[c] = (float)(all_codes ? -half : -top);
+        t->is_sign[c] = widths[c] == 1 ? 1.0f : 0.0f;
+        has_signs |= widths[c] == 1;
+    }
+    t->has_signs = has_signs;
+}
+
+/* Codes of one row of a tile, a byte each, of which the low bits count. */
+static void NAME(quantize_row)(const Bounds *restrict t, const float *restrict v, const float *restrict scale,
+                         const float *restrict zero, const float *restrict noise,
+                         uint8_t *restrict codes) {
+    uint32_t wide[TILE];
+    if (!zero && !noise) {
+        for (int c = 0; c < TILE; c++) {
+            float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]);
+            q = q > t->low[c] ? q : t->low[c];
+            q = q < t->high[c] ? q : t->high[c];
+            wide[c] = bits_of(q + MAGIC);
+        }
+    } else {
+        for (int c = 0; c < TILE; c++) {
+            const float shift = zero ? zero[c] : 0.0f;
+            const float low = t->low[c] - shift, high = t->high[c] - shift;
+            float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]);
+            q += noise ? noise[c] : 0.0f;
+            q = q > low ? q : low;
+            q = q < high ? q : high;
+            float whole = (q + MAGIC) - MAGIC;
+            whole -= noise && whole > q ? 1.0f : 0.0f;
+            wide[c] = bits_of(whole + shift + MAGIC);
+        }
+    }
+    if (t->has_signs)
+        for (int c = 0; c < TILE; c++) {
+            const float turned = scale[c] < 0.0f ? -v[c] : v[c];
+            const uint32_t sign = turned < 0.0f ? 1 : 0;
+            wide[c] = t->is_sign[c] != 0.0f ? sign : wide[c];
+        }
+    for (int c = 0; c < TILE; c++) codes[c] = (uint8_t)wide[c];
+}
+
+/* Eight bytes of codes, of which b bits count, to eight fields of b bits. */
+static void NAME(squeeze)(uint64_t *restrict words, const uint64_t *restrict bits) {
+    for (int c = 0; c < TILE; c++) {
+        const uint64_t b = bits[c];
+        uint64_t w = words[c] & (((uint64_t)1 << b) - 1) * 0x0101010101010101u;
+        w = (w & 0x00FF00FF00FF00FFu) | ((w >> 8 & 0x00FF00FF00FF00FFu) << b);
+        w = (w & 0x0000FFFF0000FFFFu) | ((w >> 16 & 0x0000FFFF0000FFFFu) << 2 * b);
+        words[c] = (w & 0x00000000FFFFFFFFu) | (w >> 32) << 4 * b;
+    }
+}
+
+/* Inverse of `squeeze`; what follows the fields in a word does not count. */
+static void NAME(widen)(uint64_t *restrict words, const uint64_t *restrict bits) {
+    for (int c = 0; c < TILE; c++) {
+        const uint64_t b = bits[c], one = 1;
+        const uint64_t m4 = (one << 4 * b) - 1, m2 = ((one << 2 * b) - 1) * 0x0000000100000001u;
+        const uint64_t m1 = ((one << b) - 1) * 0x0001000100010001u;
+        uint64_t w = words[c];
+        w = (w & m4) | (w >> 4 * b & m4) << 32;
+        w = (w & m2) | (w >> 2 * b & m2) << 16;
+        words[c] = (w & m1) | (w >> b & m1) << 8;
+    }
+}
+
+static int NAME(tile_widths)(const Grid *g, int64_t first, uint8_t *widths, uint64_t *bits) {
+    const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
+    memset(widths, 0, TILE);
+    memcpy(widths, g->widths + first, n);
+    for (int c = 0; c < TILE; c++) bits[c] = widths[c];
+    return n;
+}
+
+static const float *NAME(offset_of)(const Grid *g, int64_t row, int64_t first, int n, float *room) {
+    const int64_t at = table_row(g->offset_rows, g->row_kind, row) * g->num_columns;
+    return NAME(stretch)(g->offset + at, first, n, room);
+}
+
+static void NAME(encode_block)(const Grid *g, const void *values, int64_t block, uint8_t *out) {
+    float v[TILE], scales[TILE], zeros[TILE], noises[TILE], offsets[TILE];
+    uint8_t rows[BLOCK * TILE], widths[TILE];
+    uint64_t words[TILE], bits[TILE];
+    Bounds bounds;
+    uint8_t *const end = out + g->block_bytes;
+    memset(v, 0, sizeof v);
+    for (int64_t first = 0; first < g->num_columns; first += TILE) {
+        const int n = NAME(tile_widths)(g, first, widths, bits);
+        NAME(set_bounds)(&bounds, widths, g->all_codes || g->zero_point);
+        memset(rows, 0, sizeof rows);
+        for (int r = 0; r < BLOCK && block * BLOCK + r < g->num_rows; r++) {
+            const int64_t row = block * BLOCK + r;
+            const int64_t scale_row = table_row(g->scale_rows, g->row_kind, row);
+            const float *scale = NAME(spread)(g, g->scale, scale_row, first, n, scales);
+            const float *zero = 0, *noise = 0;
+            if (g->zero_point) zero = NAME(spread)(g, g->zero_point, scale_row, first, n, zeros);
+            if (g->noise) noise = NAME(stretch)(g->noise + row * g->num_columns, first, n, noises);
+            NAME(load_row)(g, values, row, first, n, v);
+            if (g->offset) {
+                const float *offset = NAME(offset_of)(g, row, first, n, offsets);
+                for (int c = 0; c < TILE; c++) v[c] -= offset[c];
+            }
+            if (g->row_kind && g->row_kind[row] == PADDING) memset(v, 0, sizeof v);
+            NAME(quantize_row)(&bounds, v, scale, zero, noise, rows + r * TILE);
+        }
+        NAME(to_words)(rows, words);
+        NAME(squeeze)(words, bits);
+        for (int c = 0; c < n; c++) {
+            if (end - out >= 8)
+                memcpy(out, &words[c], 8); /* the bytes after b belong to the columns that follow */
+            else
+                memcpy(out, &words[c], widths[c]);
+            out += widths[c];
+        }
+    }
+}
+
+/* Values of one row of codes; 1 + 2 code for a sign, nothing for no bits. */
+static void NAME(dequantize_row)(const uint8_t *restrict codes, const uint8_t *restrict half,
+                           const float *restrict is_sign, const float *restrict is_kept,
+                           const float *restrict scale, const float *restrict zero,
+                           const float *restrict offset, float *restrict v) {
+    for (int c = 0; c < TILE; c++) {
+        const uint8_t code = (uint8_t)((codes[c] ^ half[c]) - half[c]);
+        float value = (float)(int8_t)code;
+        if (zero) value -= zero[c];
+        value = is_sign[c] != 0.0f ? 1.0f + 2.0f * value : value;
+        value *= scale[c];
+        value = is_kept[c] != 0.0f ? value : 0.0f;
+        if (offset) value += offset[c];
+        v[c] = value;
+    }
+}
+
+static void NAME(decode_block)(const Grid *g, const uint8_t *in, int64_t block, void *values) {
+    float v[TILE], scales[TILE], zeros[TILE], offsets[TILE], is_sign[TILE], is_kept[TILE];
+    uint8_t rows[BLOCK * TILE], half[TILE], widths[TILE];
+    uint64_t words[TILE], bits[TILE];
+    const uint8_t *const end = in + g->block_bytes;
+    for (int64_t first = 0; first < g->num_columns; first += TILE) {
+        const int n = NAME(tile_widths)(g, first, widths, bits);
+        memset(words, 0, sizeof words);
+        for (int c = 0; c < n; c++) {
+            if (end - in >= 8)
+                memcpy(&words[c], in, 8);
+            else
+                memcpy(&words[c], in, widths[c]);
+            in += widths[c];
+        }
+        NAME(widen)(words, bits);
+        NAME(to_rows)(words, rows);
+        for (int c = 0; c < TILE; c++) {
+            half[c] = (uint8_t)((1u << widths[c]) >> 1);
+            is_sign[c] = widths[c] == 1 ? 1.0f : 0.0f;
+            is_kept[c] = widths[c] != 0 ? 1.0f : 0.0f;
+        }
+        for (int r = 0; r < BLOCK && block * BLOCK + r < g->num_rows; r++) {
+            const int64_t row = block * BLOCK + r;
+            const int64_t scale_row = table_row(g->scale_rows, g->row_kind, row);
+            const float *scale = NAME(spread)(g, g->scale, scale_row, first, n, scales);
+            const float *zero = 0, *offset = 0;
+            if (g->zero_point) zero = NAME(spread)(g, g->zero_point, scale_row, first, n, zeros);
+            if (g->offset) offset = NAME(offset_of)(g, row, first, n, offsets);
+            NAME(dequantize_row)(rows + r * TILE, half, is_sign, is_kept, scale, zero, offset, v);
+            NAME(store_row)(g, values, row, first, n, v);
+        }
+    }
+}
+
+/* Largest magnitude of each row. */
+static void NAME(row_peaks)(const Grid *g, const void *values, int64_t first_row, int64_t end_row, float *peak) {
+    float v[TILE];
+    for (int64_t row = first_row; row < end_row; row++) {
+        float largest[TILE] = {0};
+        for (int64_t first = 0; first < g->num_columns; first += TILE) {
+            const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
+            NAME(load_row)(g, values, row, first, n, v);
+            for (int c = 0; c < n; c++) {
+                const float magnitude = fabsf(v[c]);
+                largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+            }
+        }
+        for (int c = 1; c < TILE; c++) largest[0] = largest[c] > largest[0] ? largest[c] : largest[0];
+        peak[row] = largest[0];
+    }
+}
+
+/* Least and largest value of each column, over the rows of kind 0. */
+static void NAME(column_bounds)(const Grid *g, const void *values, float *low, float *high) {
+    float v[TILE];
+    for (int64_t row = 0; row < g->num_rows; row++) {
+        if (g->row_kind && g->row_kind[row]) continue;
+        for (int64_t first = 0; first < g->num_columns; first += TILE) {
+            const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
+            float *lows = low + first, *highs = high + first;
+            NAME(load_row)(g, values, row, first, n, v);
+            for (int c = 0; c < n; c++) {
+                lows[c] = v[c] < lows[c] ? v[c] : lows[c];
+                highs[c] = v[c] > highs[c] ? v[c] : highs[c];
+            }
+        }
+    }
+}
+
+/* Squared error of candidate grids in steps, each square in 256ths and at most 2^21 of them. */
+static void NAME(candidate_errors)(const Candidates *a) {
+    for (int64_t first = 0; first < a->num_columns; first += TILE) {
+        const int n = a->num_columns - first < TILE ? (int)(a->num_columns - first) : TILE;
+        for (int64_t k = 0; k < a->num_candidates; k++) {
+            const int64_t at = k * a->num_columns + first;
+            float step[TILE], low[TILE], high[TILE];
+            int32_t sum[TILE] = {0};
+            for (int c = 0; c < TILE; c++) step[c] = 1.0f, low[c] = high[c] = 0.0f;
+            for (int c = 0; c < n; c++) {
+                step[c] = a->step[at + c] == 0.0f ? INFINITY : a->step[at + c];
+                low[c] = a->low[at + c];
+                high[c] = a->high[at + c];
+            }
+            for (int64_t row = 0; row < a->num_rows; row++) {
+                const float *v = a->values + row * a->num_columns + first;
+                for (int c = 0; c < n; c++) {
+                    const float q = v[c] / step[c];
+                    float code = q > low[c] ? q : low[c];
+                    code = code < high[c] ? code : high[c];
+                    code = (code + MAGIC) - MAGIC;
+                    const float miss = q - code;
+                    float square = miss * miss * 256.0f;
+                    square = square < 2097152.0f ? square : 2097152.0f;
+                    sum[c] += (int32_t)(bits_of(square + MAGIC) - MAGIC_BITS);
+                }
+            }
+            memcpy(a->error + at, sum, sizeof(int32_t) * n);
+        }
+    }
+}
+

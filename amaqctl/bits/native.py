@@ -1,0 +1,202 @@
+"""The compiled codec (`codec.c`) where it was built; without it plain torch does the same.
+
+It is loaded with `ctypes`, so one build serves every Python of a platform, and no lock is held
+while it runs: large matrices are worked on by several threads, as many as torch may use, but none
+of torch's own.
+
+`AMAQCTL_NATIVE=0` in the environment leaves it out.
+
+Legend: R rows, C columns; P, Q rows of the tables of a `Grid`, G its groups of columns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits.grid_rows import PADDING
+from amaqctl.bits.packing import num_blocks
+
+if TYPE_CHECKING:
+    from amaqctl.bits.grid import Grid
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_VALUES_A_THREAD = 2**20
+_LARGEST_ZERO_POINT = 2.0**20
+"""Beyond it a zero point less a code is not exact in float32; no code is near it."""
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_columns", "block_bytes")),
+        *((name, ctypes.c_void_p) for name in ("widths", "scale", "zero_point", "offset")),
+        *((name, ctypes.c_void_p) for name in ("noise", "row_kind")),
+        *((name, ctypes.c_int64) for name in ("group_size", "num_groups")),
+        *((name, ctypes.c_int64) for name in ("scale_rows", "offset_rows")),
+        *((name, ctypes.c_int32) for name in ("all_codes", "dtype")),
+    ]
+
+
+class _Candidates(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_columns", "num_candidates")),
+        *((name, ctypes.c_void_p) for name in ("values", "step", "low", "high", "error")),
+    ]
+
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_FUNCTIONS = {
+    "amaqctl_init": [ctypes.c_int],
+    "amaqctl_encode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
+    "amaqctl_decode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
+    "amaqctl_row_peaks": [_POINTER, _POINTER, _INT, _INT, _POINTER],
+    "amaqctl_column_bounds": [_POINTER, _POINTER, _POINTER, _POINTER],
+    "amaqctl_candidate_errors": [_POINTER],
+}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled codec; None where there is none, or it is switched off."""
+    if os.environ.get("AMAQCTL_NATIVE") == "0":
+        return None
+    for path in sorted(Path(__file__).parent.glob("_codec*.so")):
+        try:
+            loaded = ctypes.CDLL(str(path))
+            for name, arguments in _FUNCTIONS.items():
+                getattr(loaded, name).argtypes = arguments
+            loaded.amaqctl_init(int(os.environ.get("AMAQCTL_NATIVE") == "plain"))
+        except (OSError, AttributeError):  # of another platform, or cut short
+            continue
+        return loaded
+    return None
+
+
+def state() -> str:
+    """In use or not, and why, in a few words."""
+    if os.environ.get("AMAQCTL_NATIVE") == "0":
+        return "switched off by AMAQCTL_NATIVE=0; plain torch serves"
+    loaded = library()
+    if loaded is None:
+        return "not built: no C compiler at install; plain torch serves"
+    plain = os.environ.get("AMAQCTL_NATIVE") == "plain"
+    return "AVX2" if loaded.amaqctl_init(int(plain)) else "portable"
+
+
+def takes(values: Tensor, grid: Grid) -> bool:
+    """Whether values of this type and device can go through the compiled codec with this grid."""
+    if library() is None or values.device.type != "cpu" or values.dtype not in _DTYPES:
+        return False
+    if grid.scale.device.type != "cpu" or grid.scale.dtype != torch.float32:
+        return False
+    zero = grid.zero_point
+    return zero is None or not zero.numel() or float(zero.abs().max()) <= _LARGEST_ZERO_POINT
+
+
+def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
+    """Bytes of `Grid.encode`: uint8, (ceil(R/8) · sum of widths,)."""
+    values_RC = values_RC.contiguous()
+    kept, described = _described(values_RC.shape[0], values_RC.dtype, grid, noise)
+    num_k = num_blocks(values_RC.shape[0])
+    data = torch.empty(num_k * described.block_bytes, dtype=torch.uint8)
+    call = _library().amaqctl_encode
+    arguments = (ctypes.addressof(described), _at(values_RC), _at(data))
+    _in_threads(lambda first, last: call(*arguments, first, last), num_k, values_RC.numel())
+    del kept
+    return data
+
+
+def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Values of `Grid.decode`, (R, C)."""
+    data = data.contiguous()
+    kept, described = _described(num_rows, dtype, grid, None)
+    values_RC = torch.empty((num_rows, described.num_columns), dtype=dtype)
+    call = _library().amaqctl_decode
+    arguments = (ctypes.addressof(described), _at(data), _at(values_RC))
+    _in_threads(
+        lambda first, last: call(*arguments, first, last), num_blocks(num_rows), values_RC.numel()
+    )
+    del kept
+    return values_RC
+
+
+def _library() -> ctypes.CDLL:
+    loaded = library()
+    assert loaded is not None, "takes() comes first"
+    return loaded
+
+
+def _described(
+    num_rows: int, dtype: torch.dtype, grid: Grid, noise: Tensor | None
+) -> tuple[list[Tensor], _Grid]:
+    """The grid for C, and the tensors that it points into, which must outlive it."""
+    widths_C = grid.widths_C.contiguous()
+    tables = [
+        None if table is None else table.to(torch.float32).contiguous()
+        for table in (grid.scale, grid.zero_point, grid.offset, noise)
+    ]
+    kind = None if grid.row_kind is None else grid.row_kind.contiguous()
+    scale, zero_point, offset, noise = tables
+    assert scale is not None
+    _check_tables(num_rows, grid)
+    described = _Grid(
+        num_rows,
+        widths_C.numel(),
+        int(widths_C.sum(dtype=torch.int64)),
+        *(None if t is None else _at(t) for t in (widths_C, *tables, kind)),
+        grid.group_size,
+        scale.shape[1],
+        scale.shape[0],
+        0 if offset is None else offset.shape[0],
+        int(grid.all_codes),
+        _DTYPES[dtype],
+    )
+    return [t for t in (widths_C, *tables, kind) if t is not None], described
+
+
+def _check_tables(num_rows: int, grid: Grid) -> None:
+    """No table is read beyond its end, whatever a caller made of it."""
+    num_columns = grid.widths_C.numel()
+    kind = grid.row_kind
+    assert kind is None or kind.shape == (num_rows,)
+    due = num_rows
+    if kind is not None and kind.numel():
+        is_real = kind != PADDING
+        due = int(kind[is_real].max()) + 1 if bool(is_real.any()) else 1
+    num_groups = -(-num_columns // grid.group_size)
+    for table, width in (
+        (grid.scale, num_groups),
+        (grid.zero_point, num_groups),
+        (grid.offset, num_columns),
+    ):
+        assert table is None or table.shape[1] == width, (table.shape, width)
+        assert table is None or table.shape[0] == 1 or table.shape[0] >= due, (table.shape, due)
+    assert grid.zero_point is None or grid.zero_point.shape == grid.scale.shape
+
+
+def _at(tensor: Tensor) -> int:
+    return tensor.data_ptr()
+
+
+def _in_threads(work: Callable[[int, int], object], num_blocks: int, num_values: int) -> None:
+    """Do ``work(first, last)`` for all blocks, in as many threads as are worth their start."""
+    num_threads = min(torch.get_num_threads(), num_values // _VALUES_A_THREAD, num_blocks)
+    if num_threads < 2:
+        work(0, num_blocks)
+        return
+    bounds = [num_blocks * i // num_threads for i in range(num_threads + 1)]
+    for done in _pool().map(work, bounds[:-1], bounds[1:]):
+        del done
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="amaqctl-codec")

@@ -1,0 +1,71 @@
+"""The compiled codec gives the bytes and values of plain torch, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amaqctl.bits import PADDING, BitAllocation, Grid, grid_rows, native
+
+needs_native = pytest.mark.skipif(native.library() is None, reason=native.state())
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def table(generator: torch.Generator, rows: int, columns: int, spread: float) -> torch.Tensor:
+    return torch.exp(spread * torch.randn(rows, columns, generator=generator))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Grid, torch.Tensor, torch.Tensor | None]:
+    """A grid, values of a few magnitudes with ties and zeros, and noise."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    rows, columns = draw(st.sampled_from([0, 1, 7, 8, 9, 40])), draw(st.integers(1, 150))
+    least = draw(st.sampled_from([0, 1, 2]))
+    with_zero = least == 2 and draw(st.booleans())
+    widths_C = torch.randint(least, 9, (columns,), generator=generator).to(torch.uint8)
+    if draw(st.booleans()):
+        widths_C[:] = draw(st.integers(max(least, 1), 8))
+    kind = None
+    if draw(st.booleans()):
+        kinds = torch.tensor([0, 0, 1, PADDING], dtype=torch.uint8)
+        kind = kinds[torch.randint(4, (rows,), generator=generator)]
+    group = draw(st.sampled_from([1, 1, 3, 64, columns]))
+    num_groups = -(-columns // group)
+    of_rows = draw(st.sampled_from([1, 2 if kind is not None else max(rows, 1)]))
+    scale = table(generator, of_rows, num_groups, 2.0)
+    scale[torch.rand(scale.shape, generator=generator) < 0.1] = 0.0
+    all_codes = draw(st.booleans())
+    if all_codes and not with_zero:
+        scale *= torch.where(torch.rand(scale.shape, generator=generator) < 0.5, -1.0, 1.0)
+    zero_point = None
+    if with_zero:
+        zero_point = torch.randint(-128, 128, scale.shape, generator=generator).float()
+    offset = None
+    if draw(st.booleans()):
+        offset = torch.randn(draw(st.sampled_from([1, of_rows])), columns, generator=generator)
+    values = torch.randn(rows, columns, generator=generator) * table(generator, 1, columns, 2.0)
+    values[torch.rand(values.shape, generator=generator) < 0.1] = 0.0
+    if group == 1 and of_rows == 1:  # halves of a step, just so
+        ties = torch.randint(-9, 9, values.shape, generator=generator) / 2 * scale
+        values = torch.where(torch.rand(values.shape, generator=generator) < 0.3, ties, values)
+    noise = torch.rand(values.shape, generator=generator) if draw(st.booleans()) else None
+    grid = Grid(
+        BitAllocation(widths_C, "channel"), scale, group, zero_point, offset, kind, all_codes
+    )
+    return grid, values.to(draw(st.sampled_from(DTYPES))), noise
+
+
+@needs_native
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_native_and_torch_agree_on_every_byte(case) -> None:
+    grid, values, noise = case
+    values = values.clamp(-6e4, 6e4)
+    plain = grid_rows.encode(values, grid, noise)
+    assert torch.equal(native.encode(values, grid, noise), plain)
+    for dtype in DTYPES:
+        due = grid_rows.decode(plain, values.shape[0], grid, dtype)
+        found = native.decode(plain, values.shape[0], grid, dtype)
+        assert torch.equal(found.view(torch.uint8), due.view(torch.uint8))
