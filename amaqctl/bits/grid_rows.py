@@ -31,7 +31,7 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
     data = torch.empty(
         num_blocks(num_rows) * block_bytes, dtype=torch.uint8, device=values_RC.device
     )
-    for rows in _chunks(num_rows, num_columns):
+    for rows in chunks(num_rows, num_columns):
         codes = _codes(values_RC, grid, rows, None if noise is None else noise[rows])
         first = rows.start // BLOCK_ROWS * block_bytes
         packed = pack_fitting(codes, grid.widths_C)
@@ -44,7 +44,7 @@ def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tenso
     num_columns = grid.widths_C.numel()
     block_bytes = int(grid.widths_C.sum(dtype=torch.int64))
     values_RC = torch.empty((num_rows, num_columns), dtype=dtype, device=data.device)
-    for rows in _chunks(num_rows, num_columns):
+    for rows in chunks(num_rows, num_columns):
         num_k = num_blocks(rows.stop - rows.start)
         first = rows.start // BLOCK_ROWS * block_bytes
         codes = unpack(
@@ -124,7 +124,7 @@ def _range_of(widths_C: Tensor) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
+def chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
     """Whole blocks of rows, some `_CHUNK_VALUES` values each."""
     step = max(_CHUNK_VALUES // max(num_columns, 1) // BLOCK_ROWS, 1) * BLOCK_ROWS
     for first in range(0, num_rows, step):

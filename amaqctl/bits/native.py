@@ -91,9 +91,14 @@ def state() -> str:
     return "AVX2" if loaded.amaqctl_init(int(plain)) else "portable"
 
 
+def takes_values(values: Tensor) -> bool:
+    """Whether there is a compiled codec, and it takes values of this type and device."""
+    return library() is not None and values.device.type == "cpu" and values.dtype in _DTYPES
+
+
 def takes(values: Tensor, grid: Grid) -> bool:
     """Whether values of this type and device can go through the compiled codec with this grid."""
-    if library() is None or values.device.type != "cpu" or values.dtype not in _DTYPES:
+    if not takes_values(values):
         return False
     if grid.scale.device.type != "cpu" or grid.scale.dtype != torch.float32:
         return False
@@ -126,6 +131,54 @@ def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tenso
     )
     del kept
     return values_RC
+
+
+def row_peaks(values_RC: Tensor) -> Tensor:
+    """As `amaqctl.bits.passes.row_peaks`."""
+    values_RC = values_RC.contiguous()
+    peak_R = torch.empty(values_RC.shape[0])
+    matrix = _matrix(values_RC)
+    call = _library().amaqctl_row_peaks
+
+    def work(first: int, last: int) -> None:
+        call(ctypes.addressof(matrix), _at(values_RC), first, last, _at(peak_R))
+
+    _in_threads(work, values_RC.shape[0], values_RC.numel())
+    return peak_R
+
+
+def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `amaqctl.bits.passes.column_bounds`."""
+    values_RC = values_RC.contiguous()
+    low_C = torch.full((values_RC.shape[1],), torch.inf)
+    high_C = -low_C
+    matrix = _matrix(values_RC)
+    if row_kind is not None:
+        row_kind = row_kind.contiguous()
+        assert row_kind.shape == values_RC.shape[:1]
+        matrix.row_kind = _at(row_kind)
+    _library().amaqctl_column_bounds(
+        ctypes.addressof(matrix), _at(values_RC), _at(low_C), _at(high_C)
+    )
+    return low_C, high_C
+
+
+def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC: Tensor) -> Tensor:
+    """As `amaqctl.bits.passes.candidate_errors`."""
+    tensors = [t.to(torch.float32).contiguous() for t in (values_SC, step_NC, low_NC, high_NC)]
+    assert low_NC.shape == high_NC.shape == step_NC.shape
+    assert step_NC.shape[1] == values_SC.shape[1]
+    error_NC = torch.empty(step_NC.shape, dtype=torch.int32)
+    described = _Candidates(
+        *values_SC.shape, step_NC.shape[0], *(_at(t) for t in (*tensors, error_NC))
+    )
+    _library().amaqctl_candidate_errors(ctypes.addressof(described))
+    return error_NC
+
+
+def _matrix(values_RC: Tensor) -> _Grid:
+    num_rows, num_columns = values_RC.shape
+    return _Grid(num_rows=num_rows, num_columns=num_columns, dtype=_DTYPES[values_RC.dtype])
 
 
 def _library() -> ctypes.CDLL:

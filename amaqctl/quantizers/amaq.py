@@ -55,9 +55,31 @@ from amaqctl.quantizer import (
 )
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.amaq_config import AmaqConfig
+from amaqctl.quantizers.channel_grid import ChannelGrid
 from amaqctl.quantizers.column_harm import ColumnHarm
 from amaqctl.quantizers.mixed_grid import MixedGrid
 from amaqctl.quantizers.prompt_ranges import PromptRanges
+
+
+def _grid_of(config: AmaqConfig, widths: range) -> ChannelGrid | MixedGrid:
+    if config.axis == "channel" and config.scale == "channel":
+        return ChannelGrid(
+            center=config.center,
+            clip=config.clip,
+            scale_dtype=config.scale_dtype,
+            spare_code=config.spare_code,
+            outlier_tokens=config.outlier_tokens,
+            widths=widths,
+        )
+    assert config.clip != "search"
+    return MixedGrid(
+        axis=config.axis,
+        scale=config.scale,
+        center=config.center,
+        clip=config.clip,
+        scale_dtype=config.scale_dtype,
+        widths=widths,
+    )
 
 
 class AmaqQuantizer(Quantizer):
@@ -88,16 +110,7 @@ class AmaqQuantizer(Quantizer):
         self.harm = ColumnHarm(
             num_columns, config.min_bits, config.max_bits, config.memory, config.axis
         )
-        self._grid = MixedGrid(
-            axis=config.axis,
-            scale=config.scale,
-            center=config.center,
-            clip=config.clip,
-            scale_dtype=config.scale_dtype,
-            spare_code=config.spare_code,
-            outlier_tokens=config.outlier_tokens,
-            widths=self.harm.widths,
-        )
+        self._grid = _grid_of(config, self.harm.widths)
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: dict[tuple[int | None, ...], Tensor] = {}
         self._last_widths_K: Tensor | None = None
@@ -110,19 +123,19 @@ class AmaqQuantizer(Quantizer):
         Raises:
             QuantizationError: more positions than there are position gates.
         """
-        columns = self._columns(x, context)
+        columns, limit = self._columns(x, context), None
+        if not context.training:  # generated tokens are held against their prompt
+            limit = self._prompt.limit(self._widths_at(context, columns), context)
+        measured = self._grid.measure(x, limit)
         if self.config.allocation == "tracked" and context.training:
-            self._track(x, columns, context)
+            self._track(x, measured, columns, context)
         allocation = BitAllocation(self._widths_at(context, columns), self.config.axis)
         self._last_widths_K = self._widths_at(context, slice(None))
-        known = self._prompt.known(allocation, context)
-        limit = None
-        if not context.training:  # generated tokens are held against their prompt
-            limit = self._grid.outlier_limit(x) if known is None else self._prompt.outlier_limit
-        quantized = self._grid.encode(x, allocation, known, limit)
-        self._prompt.notice(quantized, context, limit)
+        known = self._prompt.known(allocation.widths_C, context)
+        quantized = self._grid.encode(measured, allocation, known)
+        self._prompt.notice(quantized, context, measured.limit)
         if context.training and self.config.allocation == "learned":
-            self._residual_BTC = self._grid.rounding_residual(x, quantized)
+            self._residual_BTC = self._grid.rounding_residual(measured, quantized)
         return quantized
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
@@ -213,13 +226,13 @@ class AmaqQuantizer(Quantizer):
         is_token = (x.detach() != 0).any(-1)
         return is_token.reshape(-1, is_token.shape[-1] if is_token.dim() else 1).any(0)
 
-    def _track(self, x: Tensor, columns: slice, context: TensorContext) -> None:
+    def _track(self, x: Tensor, measured: Any, columns: slice, context: TensorContext) -> None:
         """Set the gates by water-filling, once a step: its micro-batches share their widths."""
         if self._step_of_gates == context.step:
             return
         self.harm.begin_step()
         if self.harm.is_error_due(context.step) and x.numel():
-            error_WK, range_K = self._grid.error_curves(x, self.harm.widths)
+            error_WK, range_K = self._grid.error_curves(measured, self.harm.widths)
             self.harm.observe_error(error_WK, range_K, columns, self._is_sent_K(x))
         low, high = self.config.min_bits, self.config.max_bits
         harm_WK, num_columns = self.harm.harm_WK(), self.gates_K.numel()

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_BISECTIONS = 80
+_Floats = npt.NDArray[np.float64]
+
+_MOST_STEPS = 200
+_SHARE_SLACK = 1e-14
+"""Of the mean share and of the shift; doubles hold no more."""
 _BUDGET_SLACK = 1e-6
 """Bits; a mean such as 3.18 has no exact product with a number of columns."""
 
@@ -25,17 +31,24 @@ def shift_to_mean(logits_C: Tensor, low: float, high: float, mean_bits: float) -
         low, high: smallest and largest width in bits.
         mean_bits: in [low, high]; the ends give a shift that saturates every gate.
     """
-    logits_C = logits_C.detach().double().cpu()
+    logits_C = logits_C.detach().double().cpu().numpy()
     share = (mean_bits - low) / (high - low)
-    spread = float(logits_C.abs().max()) + 40.0  # σ(±40) is 0 or 1 to double precision
+    spread = float(np.abs(logits_C).max()) + 40.0  # σ(±40) is 0 or 1 to double precision
     left, right = -spread, spread
-    for _ in range(_BISECTIONS):
-        middle = (left + right) / 2
-        if float(torch.sigmoid(logits_C + middle).mean()) < share:
-            left = middle
+    shift = 0.0
+    for _ in range(_MOST_STEPS):
+        shares_C = 1.0 / (1.0 + np.exp(-(logits_C + shift)))
+        miss = float(shares_C.mean()) - share
+        if miss > 0:
+            right = shift
         else:
-            right = middle
-    return (left + right) / 2
+            left = shift
+        if abs(miss) < _SHARE_SLACK or right - left < _SHARE_SLACK:
+            break
+        slope = float((shares_C * (1.0 - shares_C)).mean())
+        newton = shift - miss / slope if slope > 0 else left
+        shift = newton if left < newton < right else (left + right) / 2
+    return shift
 
 
 def round_to_mean(bits_C: Tensor, low: int, high: int, mean_bits: float) -> Tensor:
@@ -65,8 +78,8 @@ def water_filling(harm_WC: Tensor, low: int, mean_bits: float) -> Tensor:
 
     Where harm falls as S_c · 4^(-b) this is the classical b_c = b̄ + ½·log2(S_c / geometric mean
     of S), cut to the legal widths. Real grids are worse than that at one and two bits, so the
-    curves are measured, and the widths of equal marginal harm are found on their lower convex
-    hulls: minimise harm + μ · bits for each column, with μ bisected until the mean is met.
+    curves are measured, and bits are given where they take off most on their lower convex hulls,
+    an edge at a time, until the mean is met.
 
     Args:
         harm_WC: harm of column c at width low + w.
@@ -78,19 +91,36 @@ def water_filling(harm_WC: Tensor, low: int, mean_bits: float) -> Tensor:
         Integer widths as float64, shape (C,).
     """
     # More bits never do more harm; what measured otherwise is noise.
-    harm_WC = harm_WC.detach().double().cpu().cummin(0).values
-    bits_W1 = torch.arange(low, low + harm_WC.shape[0], dtype=torch.float64).unsqueeze(1)
-    cheap, dear = 0.0, float(harm_WC.max()) + 1e-300  # μ that buys everything, and nothing
-    for _ in range(_BISECTIONS):
-        price = (cheap + dear) / 2
-        widths_C = (harm_WC + price * bits_W1).argmin(0) + low
-        if float(widths_C.double().mean()) > mean_bits:
-            cheap = price
-        else:
-            dear = price
-    widths_C = (harm_WC + dear * bits_W1).argmin(0) + low
-    # Columns that are alike change width at the same price; the budget has room for some of them.
-    wider_C = (harm_WC + cheap * bits_W1).argmin(0) + low - widths_C
-    room = math.floor(mean_bits * widths_C.numel() + _BUDGET_SLACK) - int(widths_C.sum())
-    widths_C += torch.where(wider_C.cumsum(0) <= room, wider_C, 0)
-    return widths_C.double()
+    harm_WC = np.minimum.accumulate(harm_WC.detach().double().cpu().numpy(), axis=0)
+    num_columns = harm_WC.shape[1]
+    size_WC, gain_WC = _hull_edges(harm_WC)
+    # Stable: of edges that are alike, those of the first columns win.
+    order = np.argsort(-gain_WC, axis=None, kind="stable")
+    order = order[: int((gain_WC > 0).sum())]
+    room = math.floor((mean_bits - low) * num_columns + _BUDGET_SLACK)
+    taken = order[size_WC.reshape(-1)[order].cumsum() <= room]
+    bits_C = np.bincount(taken % num_columns, size_WC.reshape(-1)[taken], num_columns)
+    return torch.from_numpy(low + bits_C)
+
+
+def _hull_edges(harm_WC: _Floats) -> tuple[npt.NDArray[np.int64], _Floats]:
+    """The edges of each column's lower convex hull, at their upper ends: (W, C) each.
+
+    Returns:
+        Their lengths in bits, and what each of their bits takes off the harm; both are 0 where no
+        edge ends. Along a column the gains fall, so the largest are the first ones.
+    """
+    num_widths = len(harm_WC)
+    is_corner_WC = np.ones(harm_WC.shape, dtype=bool)
+    for inner in range(1, num_widths - 1):
+        below, above = np.arange(inner), np.arange(inner + 1, num_widths)
+        share = (inner - below)[:, None] / (above - below[:, None])
+        line_ABC = harm_WC[below][:, None] * (1 - share)[..., None]
+        line_ABC = line_ABC + harm_WC[above] * share[..., None]
+        is_corner_WC[inner] = harm_WC[inner] <= line_ABC.min((0, 1))
+    width_W1 = np.arange(num_widths)[:, None]
+    corner_WC = np.maximum.accumulate(np.where(is_corner_WC, width_W1, 0), axis=0)
+    before_WC = np.vstack([corner_WC[:1], corner_WC[:-1]])
+    size_WC = np.where(is_corner_WC, width_W1 - before_WC, 0)
+    fall_WC = np.take_along_axis(harm_WC, before_WC, 0) - harm_WC
+    return size_WC, np.where(size_WC > 0, fall_WC / np.maximum(size_WC, 1), 0.0)

@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, TensorContext
 from amaqctl.quantizers.outlier_tokens import OUTLIER_ROW
@@ -29,16 +28,19 @@ class PromptRanges:
     def __init__(self, is_on: bool) -> None:
         self._is_on = is_on
         self._prompt: QuantizedTensor | None = None
-        self.outlier_limit: Tensor | None = None
-        """Of the prompt, at the sender: magnitude above which a token is an outlier."""
+        self._outlier_limit: Tensor | None = None  # at the sender
 
     def known(
-        self, allocation: BitAllocation, context: TensorContext
+        self, widths_K: Tensor, context: TensorContext
     ) -> Mapping[str, Tensor] | None:
         """Side values that need not be sent with a tensor of these widths, or None."""
         if not _goes_on(context) or self._prompt is None:
             return None
-        return self._of_channels() if self._has_widths(allocation) else None
+        return self._of_channels() if self._has_widths(widths_K) else None
+
+    def limit(self, widths_K: Tensor, context: TensorContext) -> Tensor | None:
+        """Magnitude above which a token that goes on from the prompt is an outlier, or None."""
+        return None if self.known(widths_K, context) is None else self._outlier_limit
 
     def may_be_left_out(self, context: TensorContext) -> bool:
         """Whether a message of this context may do without side values that its prompt had."""
@@ -54,7 +56,7 @@ class PromptRanges:
         if self._is_on and not context.training and "range" in quantized.side:
             self._prompt = quantized
             if outlier_limit is not None:
-                self.outlier_limit = outlier_limit
+                self._outlier_limit = outlier_limit
 
     def completed(self, quantized: QuantizedTensor, context: TensorContext) -> QuantizedTensor:
         """The message with the side values that it left out.
@@ -65,7 +67,7 @@ class PromptRanges:
         if "range" in quantized.side or not self.may_be_left_out(context):
             return quantized
         assert quantized.codes is not None
-        if self._prompt is None or not self._has_widths(quantized.codes.allocation):
+        if self._prompt is None or not self._has_widths(quantized.codes.allocation.widths_C):
             raise QuantizationError(
                 "a message goes on from a prompt that did not come",
                 where=f"link {context.link} {context.role} step {context.step}",
@@ -78,10 +80,10 @@ class PromptRanges:
         assert self._prompt is not None
         return {name: t for name, t in self._prompt.side.items() if name != OUTLIER_ROW}
 
-    def _has_widths(self, allocation: BitAllocation) -> bool:
+    def _has_widths(self, widths_K: Tensor) -> bool:
         assert self._prompt is not None
         assert self._prompt.codes is not None
-        return torch.equal(self._prompt.codes.allocation.widths_C, allocation.widths_C)
+        return torch.equal(self._prompt.codes.allocation.widths_C, widths_K)
 
 
 def _goes_on(context: TensorContext) -> bool:

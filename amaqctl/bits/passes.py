@@ -1,0 +1,73 @@
+"""Passes over a matrix that choosing a grid needs: peaks, bounds, and errors of candidate grids.
+
+Largest and least values do not depend on an order, and errors are added up as whole numbers, so
+every implementation, on any device and in any number of threads, gives the same bits.
+
+Legend: R rows, C columns, S rows of a sample, N candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amaqctl.bits import native
+from amaqctl.bits.grid_rows import chunks
+
+MAX_SAMPLE_ROWS = 512
+"""More would not fit the sums of `candidate_errors`."""
+UNITS_A_SQUARED_STEP = 256.0
+_MOST_UNITS = 2.0**21
+
+
+def row_peaks(values_RC: Tensor) -> Tensor:
+    """Largest magnitude of each row: float32, (R,); 0 where there are no columns."""
+    if native.takes_values(values_RC):
+        return native.row_peaks(values_RC)
+    if not values_RC.numel():
+        return torch.zeros(values_RC.shape[0], device=values_RC.device)
+    return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).to(torch.float32)
+
+
+def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Least and largest value of each column over the rows of kind 0, float32, (C,) each.
+
+    Where there is no such row they are +inf and -inf.
+    """
+    if native.takes_values(values_RC):
+        return native.column_bounds(values_RC, row_kind)
+    num_rows, num_columns = values_RC.shape
+    low_C = torch.full((num_columns,), torch.inf, device=values_RC.device)
+    high_C = -low_C
+    for rows in chunks(num_rows, num_columns):
+        values_rC = values_RC[rows]
+        if row_kind is not None:
+            values_rC = values_rC[row_kind[rows] == 0]
+        if len(values_rC):
+            low_C = torch.minimum(low_C, values_rC.amin(0).to(torch.float32))
+            high_C = torch.maximum(high_C, values_rC.amax(0).to(torch.float32))
+    return low_C, high_C
+
+
+def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC: Tensor) -> Tensor:
+    """Squared error of each candidate grid of a column, summed over the rows, in squared steps.
+
+    Each square counts in whole 256ths, and at most 8192, which no rounding to a grid comes near.
+
+    Args:
+        values_SC: float32, at most `MAX_SAMPLE_ROWS` rows.
+        step_NC: float32 step sizes; negative turns the column's sign.
+        low_NC, high_NC: the least and the largest code, float32.
+
+    Returns:
+        Whole 256ths, int32, (N, C).
+    """
+    if native.takes_values(values_SC):
+        return native.candidate_errors(values_SC, step_NC, low_NC, high_NC)
+    sums = []
+    for step_C, low_C, high_C in zip(step_NC, low_NC, high_NC, strict=True):
+        steps_SC = values_SC / torch.where(step_C == 0, torch.inf, step_C)
+        miss_SC = steps_SC - steps_SC.round().clamp_(low_C, high_C)
+        square_SC = miss_SC.square_().mul_(UNITS_A_SQUARED_STEP).clamp_(max=_MOST_UNITS).round_()
+        sums.append(square_SC.to(torch.int32).sum(0, dtype=torch.int32))
+    return torch.stack(sums) if sums else torch.zeros_like(step_NC, dtype=torch.int32)
