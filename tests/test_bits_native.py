@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amaqctl.bits import PADDING, BitAllocation, Grid, grid_rows, native
+from amaqctl.bits import PADDING, BitAllocation, Grid, grid_rows, library, native, passes, words
 
-needs_native = pytest.mark.skipif(native.library() is None, reason=native.state())
+needs_native = pytest.mark.skipif(library.loaded() is None, reason=library.state())
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -69,3 +69,44 @@ def test_native_and_torch_agree_on_every_byte(case) -> None:
         due = grid_rows.decode(plain, values.shape[0], grid, dtype)
         found = native.decode(plain, values.shape[0], grid, dtype)
         assert torch.equal(found.view(torch.uint8), due.view(torch.uint8))
+
+
+@needs_native
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 512), st.sampled_from(DTYPES))
+def test_native_and_torch_measure_the_same(seed, num_columns, num_rows, dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(num_rows, num_columns, generator=generator) * 3
+    values[torch.rand(values.shape, generator=generator) < 0.01] *= 1000
+    values = values.to(dtype)
+    kind = torch.randint(0, 3, (num_rows,), generator=generator).to(torch.uint8)
+    step = table(generator, 5, num_columns, 2.0)
+    step[torch.rand(step.shape, generator=generator) < 0.1] = 0.0
+    high = torch.randint(0, 128, step.shape, generator=generator).float()
+    found = [
+        passes.row_peaks(values),
+        *passes.column_bounds(values, kind),
+        passes.candidate_errors(values.float(), step, -high - 1, high),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "takes_values", lambda _: False)
+        plain = [
+            passes.row_peaks(values),
+            *passes.column_bounds(values, kind),
+            passes.candidate_errors(values.float(), step, -high - 1, high),
+        ]
+    for a, b in zip(found, plain, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 5), (16, 64), (41, 9)])
+def test_words_are_packed_alike(shape) -> None:
+    values = torch.randint(-(2**15), 2**15, shape).to(torch.int16)
+    packed = words.pack(values)
+    assert torch.equal(words.unpack(packed, *shape), values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "loaded", lambda: None)
+        assert torch.equal(words.pack(values), packed)
+        assert torch.equal(words.unpack(packed, *shape), values)

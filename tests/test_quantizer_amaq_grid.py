@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from column_grids import GridOverTensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,11 +16,10 @@ from torch import Tensor
 from amaqctl.bits import BitAllocation
 from amaqctl.quantizer import QuantizedTensor
 from amaqctl.quantizers.bit_budget import round_to_mean, shift_to_mean, water_filling
-from amaqctl.quantizers.mixed_grid import MixedGrid
-from amaqctl.quantizers.range_search import SHARES, least_error_range, spare_side
+from amaqctl.quantizers.column_sample import SHARES, ColumnSample
 
 
-def _grid(**changes: Any) -> MixedGrid:
+def _grid(**changes: Any) -> GridOverTensors:
     options = {
         "axis": "channel",
         "scale": "channel",
@@ -29,10 +29,12 @@ def _grid(**changes: Any) -> MixedGrid:
         "spare_code": False,
         "outlier_tokens": False,
     }
-    return MixedGrid(**{**options, **changes})
+    return GridOverTensors(**{**options, **changes})
 
 
-def _round_trip(grid: MixedGrid, x: Tensor, widths: list[int]) -> tuple[Tensor, QuantizedTensor]:
+def _round_trip(
+    grid: GridOverTensors, x: Tensor, widths: list[int]
+) -> tuple[Tensor, QuantizedTensor]:
     allocation = BitAllocation(torch.tensor(widths, dtype=torch.uint8), grid.axis)
     quantized = grid.encode(x, allocation)
     return grid.decode(quantized), quantized
@@ -303,7 +305,7 @@ def test_the_spare_code_is_on_the_longer_side(longer_side: float) -> None:
     side = {"range": torch.tensor([1.0]).copysign(torch.tensor(-longer_side))}
     x = longer_side * torch.tensor([[[-9.0], [-0.8], [0.2], [0.9], [1.6], [9.0]]])
     allocation = BitAllocation(torch.tensor([2], dtype=torch.uint8), "channel")
-    quantized = grid.encode(x, allocation, side)
+    quantized = grid.inner.encode(grid.inner.measure(x), allocation, side)
     decoded = grid.decode(replace(quantized, side=side))
     expected = longer_side * torch.tensor([-1.0, -1.0, 0.0, 1.0, 2.0, 2.0])
     assert decoded.flatten().tolist() == expected.tolist()
@@ -351,5 +353,8 @@ def test_the_ranges_that_are_tried_are_part_of_the_format_of_a_run() -> None:
 
 def test_without_rows_there_is_a_range_and_a_side_for_each_column() -> None:
     nothing = torch.zeros((0, 3))
-    assert least_error_range(nothing, BitAllocation.uniform(3, 3), True).tolist() == [0.0] * 3
-    assert spare_side(nothing).tolist() == [1.0] * 3
+    sample = ColumnSample.of(nothing, torch.zeros(0, dtype=torch.uint8), 0)
+    tried_HC = torch.zeros(6, 3)
+    widths_WC = torch.full((1, 3), 3, dtype=torch.uint8)
+    assert sample.best_ranges(tried_HC, widths_WC, spare_code=True)[0].tolist() == [[0.0] * 3]
+    assert (sample.side_C.tolist(), sample.mean_C().tolist()) == ([1.0] * 3, [0.0] * 3)

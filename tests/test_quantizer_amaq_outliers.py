@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from column_grids import GridOverTensors
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation
+from amaqctl.bits import PADDING, BitAllocation
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, Site, TensorContext
 from amaqctl.quantizers.amaq import AmaqQuantizer
-from amaqctl.quantizers.mixed_grid import MixedGrid
-from amaqctl.quantizers.outlier_tokens import by_row, is_outlier, limit_of
+from amaqctl.quantizers.outlier_tokens import OUTLIER, kinds_of, kinds_of_rows, limit_of
 from amaqctl.wire import Limits, Message
 
 NUM_CHANNELS = 16
@@ -22,8 +22,8 @@ CONTEXT = TensorContext("activation", link=0, step=0, total_steps=10)
 PROMPT = replace(CONTEXT, training=False)
 
 
-def _grid(outlier_tokens: bool = True, center: bool = False) -> MixedGrid:
-    return MixedGrid(
+def _grid(outlier_tokens: bool = True, center: bool = False) -> GridOverTensors:
+    return GridOverTensors(
         axis="channel",
         scale="channel",
         center=center,
@@ -63,10 +63,9 @@ def test_the_others_are_coded_as_if_the_outliers_were_not_there(center, widths):
     quantized = grid.encode(x, allocation)
     assert quantized.side["outlier_row"].tolist() == [0, 16]
     alone = grid.encode(x[:, 1:].contiguous(), allocation)
-    # Not to the bit: zeros among the summands change the order of a sum.
-    assert torch.allclose(quantized.side["range"], alone.side["range"], rtol=1e-5)
+    assert torch.equal(quantized.side["range"], alone.side["range"])
     decoded = grid.decode(quantized)
-    assert torch.allclose(decoded[:, 1:], grid.decode(alone), rtol=1e-4, atol=1e-4)
+    assert torch.equal(decoded[:, 1:], grid.decode(alone))
     first = x[:, :1].contiguous()
     of_first = _grid(outlier_tokens=False, center=center).encode(first, allocation)
     assert torch.allclose(quantized.side["outlier_range"], of_first.side["range"], rtol=1e-5)
@@ -174,51 +173,27 @@ def test_other_layouts_have_no_outlier_tokens(options):
 
 
 def test_a_token_is_an_outlier_above_six_times_the_median_of_all_tokens():
-    x = torch.ones(1, 5, 3)
-    x[0, 1] = -2.0  # negative values are values of a token too
-    x[0, 4, 2] = 12.0
-    limit = limit_of(x, (x != 0).any(-1, keepdim=True))
-    assert float(limit) == 6.0  # the median of 1, 2, 1, 1, 12 is 1
-    assert is_outlier(x, (x != 0).any(-1, keepdim=True), limit).flatten().tolist() == [
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
-    x[0, 4, 2] = 6.0  # not above it
-    assert not bool(is_outlier(x, (x != 0).any(-1, keepdim=True), limit).any())
-    assert not bool(is_outlier(x, torch.zeros(1, 5, 1, dtype=torch.bool), limit / 100).any())
+    peak_R = torch.tensor([1.0, 2.0, 1.0, 1.0, 12.0])
+    limit = limit_of(peak_R)
+    assert float(limit) == 6.0  # the median is 1
+    assert kinds_of(peak_R, limit).tolist() == [0, 0, 0, 0, OUTLIER]
+    peak_R[4] = 6.0  # not above it
+    assert kinds_of(peak_R, limit).tolist() == [0] * 5
+    peak_R[0] = 0.0
+    assert kinds_of(peak_R, limit / 100).tolist() == [PADDING] + [OUTLIER] * 4
+    assert kinds_of(peak_R, None).tolist() == [PADDING, 0, 0, 0, 0]
 
 
 def test_the_limit_of_a_message_is_taken_over_its_tokens_alone():
     x = -torch.ones(1, 4, 3)
     x[0, 3] = 0.0  # padding
-    assert float(_grid().outlier_limit(x)) == 6.0
+    assert float(_grid().inner.measure(x).limit) == 6.0
     x[0, :2] = 0.0
     x[0, 2] = -3.0
-    assert float(_grid().outlier_limit(x)) == 18.0
+    assert float(_grid().inner.measure(x).limit) == 18.0
+    assert float(_grid().inner.measure(x * 0).limit) == float("inf")
 
 
-def test_without_tokens_nothing_is_an_outlier():
-    x = torch.zeros(2, 3, 4)
-    none = torch.zeros(2, 3, 1, dtype=torch.bool)
-    assert float(limit_of(x, none)) == torch.inf
-    empty = torch.zeros(2, 0, 4)
-    assert is_outlier(empty, none[:, :0], torch.tensor(1.0)).shape == (2, 0, 1)
-
-
-def test_rows_of_their_own_are_put_where_they_are_said_to_be():
-    usual, own = torch.zeros(1, 2), torch.ones(2)
-    rows = torch.tensor([3, 0], dtype=torch.int32)
-    assert by_row(usual, own, rows, (2, 2)).sum(1).tolist() == [2.0, 0.0, 0.0, 2.0]
-    assert by_row(usual, own, rows[:0], (2, 2)).sum() == 0
-    for wrong in ([-1, 2], [2, 4]):
-        with pytest.raises(QuantizationError, match="outside the 4 rows"):
-            by_row(usual, own, torch.tensor(wrong, dtype=torch.int32), (2, 2))
-
-
-def test_columns_without_a_token_lose_nothing():
-    """A mean over no tokens is 0, not NaN."""
-    error_WK, _ = _grid().error_curves(torch.zeros(1, 4, NUM_CHANNELS), [2, 3])
-    assert error_WK.tolist() == [[0.0] * NUM_CHANNELS] * 2
+def test_a_message_tells_kinds_by_its_rows():
+    assert kinds_of_rows(torch.tensor([1, 3], dtype=torch.int32), 4).tolist() == [0, 1, 0, 1]
+    assert kinds_of_rows(torch.tensor([], dtype=torch.int32), 2).tolist() == [0, 0]

@@ -6,7 +6,6 @@ Legend: R rows of codes, C columns; all codes of one column share one bit-width.
 from amaqctl.bits.allocation import Axis, BitAllocation
 from amaqctl.bits.codes import PackedCodes
 from amaqctl.bits.grid import (
-    PADDING,
     Grid,
     Rounding,
     decode,
@@ -16,7 +15,9 @@ from amaqctl.bits.grid import (
     step_size,
     values_of_codes,
 )
-from amaqctl.bits.packing import BLOCK_ROWS, WIDTHS, pack, packed_bytes, unpack
+from amaqctl.bits.grid_rows import PADDING
+from amaqctl.bits.packing import WIDTHS, pack, packed_bytes, unpack
+from amaqctl.bits.words import BLOCK_ROWS
 
 __all__ = [
     "BLOCK_ROWS",

@@ -37,7 +37,7 @@ typedef struct {
 typedef struct {
     int64_t num_rows, num_columns, num_candidates;
     const float *values, *step, *low, *high;
-    int32_t *error;
+    int64_t *error;
 } Candidates;
 
 /* What a tile's widths make of its grids: all loops below go over whole tiles. */
@@ -110,3 +110,11 @@ PUBLIC void amaqctl_column_bounds(const Grid *g, const void *values, float *low,
 }
 
 PUBLIC void amaqctl_candidate_errors(const Candidates *a) { PICK(candidate_errors, a); }
+
+PUBLIC void amaqctl_pack_words(const uint16_t *words, uint16_t *out, int64_t num_rows, int64_t num_columns) {
+    PICK(pack_words, words, out, num_rows, num_columns);
+}
+
+PUBLIC void amaqctl_unpack_words(const uint16_t *in, uint16_t *words, int64_t num_rows, int64_t num_columns) {
+    PICK(unpack_words, in, words, num_rows, num_columns);
+}

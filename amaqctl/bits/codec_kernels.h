@@ -322,14 +322,14 @@ static void NAME(column_bounds)(const Grid *g, const void *values, float *low, f
     }
 }
 
-/* Squared error of candidate grids in steps, each square in 256ths and at most 2^21 of them. */
+/* Squared error of candidate grids in steps, in 2048ths; passes.py has the bounds. */
 static void NAME(candidate_errors)(const Candidates *a) {
     for (int64_t first = 0; first < a->num_columns; first += TILE) {
         const int n = a->num_columns - first < TILE ? (int)(a->num_columns - first) : TILE;
         for (int64_t k = 0; k < a->num_candidates; k++) {
             const int64_t at = k * a->num_columns + first;
             float step[TILE], low[TILE], high[TILE];
-            int32_t sum[TILE] = {0};
+            int32_t fine[TILE] = {0}, coarse[TILE] = {0};
             for (int c = 0; c < TILE; c++) step[c] = 1.0f, low[c] = high[c] = 0.0f;
             for (int c = 0; c < n; c++) {
                 step[c] = a->step[at + c] == 0.0f ? INFINITY : a->step[at + c];
@@ -344,13 +344,40 @@ static void NAME(candidate_errors)(const Candidates *a) {
                     code = code < high[c] ? code : high[c];
                     code = (code + MAGIC) - MAGIC;
                     const float miss = q - code;
-                    float square = miss * miss * 256.0f;
-                    square = square < 2097152.0f ? square : 2097152.0f;
-                    sum[c] += (int32_t)(bits_of(square + MAGIC) - MAGIC_BITS);
+                    const float square = miss * miss * 2048.0f;
+                    const float small = square < 2097152.0f ? square : 2097152.0f;
+                    float rest = (square - small) / 2048.0f;
+                    rest = rest < 2097152.0f ? rest : 2097152.0f;
+                    fine[c] += (int32_t)(bits_of(small + MAGIC) - MAGIC_BITS);
+                    coarse[c] += (int32_t)(bits_of(rest + MAGIC) - MAGIC_BITS);
                 }
             }
-            memcpy(a->error + at, sum, sizeof(int32_t) * n);
+            for (int c = 0; c < n; c++) a->error[at + c] = fine[c] + (int64_t)coarse[c] * 2048;
         }
     }
 }
 
+/* 16-bit words of a block of rows to eight for each column, or back; a missing row is zero. */
+static void NAME(pack_words)(const uint16_t *words, uint16_t *out, int64_t num_rows, int64_t num_columns) {
+    for (int64_t first = 0; first < num_rows; first += BLOCK) {
+        const int n = num_rows - first < BLOCK ? (int)(num_rows - first) : BLOCK;
+        for (int64_t c = 0; c < num_columns; c++) {
+            uint16_t column[BLOCK] = {0};
+            for (int r = 0; r < n; r++) column[r] = words[(first + r) * num_columns + c];
+            memcpy(out, column, sizeof column);
+            out += BLOCK;
+        }
+    }
+}
+
+static void NAME(unpack_words)(const uint16_t *in, uint16_t *words, int64_t num_rows, int64_t num_columns) {
+    for (int64_t first = 0; first < num_rows; first += BLOCK) {
+        const int n = num_rows - first < BLOCK ? (int)(num_rows - first) : BLOCK;
+        for (int64_t c = 0; c < num_columns; c++) {
+            uint16_t column[BLOCK];
+            memcpy(column, in, sizeof column);
+            in += BLOCK;
+            for (int r = 0; r < n; r++) words[(first + r) * num_columns + c] = column[r];
+        }
+    }
+}

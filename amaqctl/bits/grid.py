@@ -30,12 +30,10 @@ from torch import Tensor
 from amaqctl.bits import grid_rows, native
 from amaqctl.bits.allocation import BitAllocation
 from amaqctl.bits.codes import PackedCodes
-from amaqctl.bits.grid_rows import PADDING
 from amaqctl.bits.packing import half_range
 from amaqctl.errors import QuantizationError
 
 Rounding = Literal["nearest", "stochastic"]
-__all__ = ["PADDING", "Grid", "Rounding", "decode", "encode", "largest_code", "nearest_codes", "step_size", "values_of_codes"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +75,15 @@ class Grid:
             noise: float32 in [0, 1), (R, C): stochastic rounding floor(x/s + noise); None rounds
                 to nearest.
         """
-        implementation = native if native.takes(values_RC, self) else grid_rows
-        data = implementation.encode(values_RC, self, noise)
+        encode_ = native.encode if native.takes(values_RC, self) else grid_rows.encode
+        data = encode_(values_RC, self, noise)
         return PackedCodes(data, values_RC.shape[0], self.allocation)
 
     def decode(self, packed: PackedCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         """Unpack and dequantize: (R, C), rounded to ``dtype``; float16 holds at most ±65504."""
         like = torch.empty((0, 0), dtype=dtype, device=packed.data.device)
-        implementation = native if native.takes(like, self) else grid_rows
-        return implementation.decode(packed.data, packed.num_rows, self, dtype)
+        decode_ = native.decode if native.takes(like, self) else grid_rows.decode
+        return decode_(packed.data, packed.num_rows, self, dtype)
 
 
 def largest_code(widths: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from amaqctl.bits.packing import BLOCK_ROWS, half_range, num_blocks, pack_fitting, unpack
+from amaqctl.bits.packing import half_range, num_blocks, pack_fitting, unpack
+from amaqctl.bits.words import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from amaqctl.bits.grid import Grid

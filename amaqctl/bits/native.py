@@ -1,10 +1,4 @@
-"""The compiled codec (`codec.c`) where it was built; without it plain torch does the same.
-
-It is loaded with `ctypes`, so one build serves every Python of a platform, and no lock is held
-while it runs: large matrices are worked on by several threads, as many as torch may use, but none
-of torch's own.
-
-`AMAQCTL_NATIVE=0` in the environment leaves it out.
+"""Grids and the passes of their statistics through the compiled codec, `amaqctl.bits.library`.
 
 Legend: R rows, C columns; P, Q rows of the tables of a `Grid`, G its groups of columns.
 """
@@ -12,16 +6,12 @@ Legend: R rows, C columns; P, Q rows of the tables of a `Grid`, G its groups of 
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from amaqctl.bits import library
 from amaqctl.bits.grid_rows import PADDING
 from amaqctl.bits.packing import num_blocks
 
@@ -29,7 +19,6 @@ if TYPE_CHECKING:
     from amaqctl.bits.grid import Grid
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_VALUES_A_THREAD = 2**20
 _LARGEST_ZERO_POINT = 2.0**20
 """Beyond it a zero point less a code is not exact in float32; no code is near it."""
 
@@ -52,48 +41,9 @@ class _Candidates(ctypes.Structure):
     ]
 
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
-_FUNCTIONS = {
-    "amaqctl_init": [ctypes.c_int],
-    "amaqctl_encode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
-    "amaqctl_decode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
-    "amaqctl_row_peaks": [_POINTER, _POINTER, _INT, _INT, _POINTER],
-    "amaqctl_column_bounds": [_POINTER, _POINTER, _POINTER, _POINTER],
-    "amaqctl_candidate_errors": [_POINTER],
-}
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled codec; None where there is none, or it is switched off."""
-    if os.environ.get("AMAQCTL_NATIVE") == "0":
-        return None
-    for path in sorted(Path(__file__).parent.glob("_codec*.so")):
-        try:
-            loaded = ctypes.CDLL(str(path))
-            for name, arguments in _FUNCTIONS.items():
-                getattr(loaded, name).argtypes = arguments
-            loaded.amaqctl_init(int(os.environ.get("AMAQCTL_NATIVE") == "plain"))
-        except (OSError, AttributeError):  # of another platform, or cut short
-            continue
-        return loaded
-    return None
-
-
-def state() -> str:
-    """In use or not, and why, in a few words."""
-    if os.environ.get("AMAQCTL_NATIVE") == "0":
-        return "switched off by AMAQCTL_NATIVE=0; plain torch serves"
-    loaded = library()
-    if loaded is None:
-        return "not built: no C compiler at install; plain torch serves"
-    plain = os.environ.get("AMAQCTL_NATIVE") == "plain"
-    return "AVX2" if loaded.amaqctl_init(int(plain)) else "portable"
-
-
 def takes_values(values: Tensor) -> bool:
     """Whether there is a compiled codec, and it takes values of this type and device."""
-    return library() is not None and values.device.type == "cpu" and values.dtype in _DTYPES
+    return library.loaded() is not None and values.device.type == "cpu" and values.dtype in _DTYPES
 
 
 def takes(values: Tensor, grid: Grid) -> bool:
@@ -112,9 +62,9 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
     kept, described = _described(values_RC.shape[0], values_RC.dtype, grid, noise)
     num_k = num_blocks(values_RC.shape[0])
     data = torch.empty(num_k * described.block_bytes, dtype=torch.uint8)
-    call = _library().amaqctl_encode
+    call = library.required().amaqctl_encode
     arguments = (ctypes.addressof(described), _at(values_RC), _at(data))
-    _in_threads(lambda first, last: call(*arguments, first, last), num_k, values_RC.numel())
+    library.in_threads(lambda first, last: call(*arguments, first, last), num_k, values_RC.numel())
     del kept
     return data
 
@@ -124,9 +74,9 @@ def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tenso
     data = data.contiguous()
     kept, described = _described(num_rows, dtype, grid, None)
     values_RC = torch.empty((num_rows, described.num_columns), dtype=dtype)
-    call = _library().amaqctl_decode
+    call = library.required().amaqctl_decode
     arguments = (ctypes.addressof(described), _at(data), _at(values_RC))
-    _in_threads(
+    library.in_threads(
         lambda first, last: call(*arguments, first, last), num_blocks(num_rows), values_RC.numel()
     )
     del kept
@@ -138,12 +88,12 @@ def row_peaks(values_RC: Tensor) -> Tensor:
     values_RC = values_RC.contiguous()
     peak_R = torch.empty(values_RC.shape[0])
     matrix = _matrix(values_RC)
-    call = _library().amaqctl_row_peaks
+    call = library.required().amaqctl_row_peaks
 
     def work(first: int, last: int) -> None:
         call(ctypes.addressof(matrix), _at(values_RC), first, last, _at(peak_R))
 
-    _in_threads(work, values_RC.shape[0], values_RC.numel())
+    library.in_threads(work, values_RC.shape[0], values_RC.numel())
     return peak_R
 
 
@@ -157,7 +107,7 @@ def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, T
         row_kind = row_kind.contiguous()
         assert row_kind.shape == values_RC.shape[:1]
         matrix.row_kind = _at(row_kind)
-    _library().amaqctl_column_bounds(
+    library.required().amaqctl_column_bounds(
         ctypes.addressof(matrix), _at(values_RC), _at(low_C), _at(high_C)
     )
     return low_C, high_C
@@ -168,23 +118,17 @@ def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC
     tensors = [t.to(torch.float32).contiguous() for t in (values_SC, step_NC, low_NC, high_NC)]
     assert low_NC.shape == high_NC.shape == step_NC.shape
     assert step_NC.shape[1] == values_SC.shape[1]
-    error_NC = torch.empty(step_NC.shape, dtype=torch.int32)
+    error_NC = torch.empty(step_NC.shape, dtype=torch.int64)
     described = _Candidates(
         *values_SC.shape, step_NC.shape[0], *(_at(t) for t in (*tensors, error_NC))
     )
-    _library().amaqctl_candidate_errors(ctypes.addressof(described))
+    library.required().amaqctl_candidate_errors(ctypes.addressof(described))
     return error_NC
 
 
 def _matrix(values_RC: Tensor) -> _Grid:
     num_rows, num_columns = values_RC.shape
     return _Grid(num_rows=num_rows, num_columns=num_columns, dtype=_DTYPES[values_RC.dtype])
-
-
-def _library() -> ctypes.CDLL:
-    loaded = library()
-    assert loaded is not None, "takes() comes first"
-    return loaded
 
 
 def _described(
@@ -197,7 +141,7 @@ def _described(
         for table in (grid.scale, grid.zero_point, grid.offset, noise)
     ]
     kind = None if grid.row_kind is None else grid.row_kind.contiguous()
-    scale, zero_point, offset, noise = tables
+    scale, offset = tables[0], tables[2]
     assert scale is not None
     _check_tables(num_rows, grid)
     described = _Grid(
@@ -237,19 +181,3 @@ def _check_tables(num_rows: int, grid: Grid) -> None:
 
 def _at(tensor: Tensor) -> int:
     return tensor.data_ptr()
-
-
-def _in_threads(work: Callable[[int, int], object], num_blocks: int, num_values: int) -> None:
-    """Do ``work(first, last)`` for all blocks, in as many threads as are worth their start."""
-    num_threads = min(torch.get_num_threads(), num_values // _VALUES_A_THREAD, num_blocks)
-    if num_threads < 2:
-        work(0, num_blocks)
-        return
-    bounds = [num_blocks * i // num_threads for i in range(num_threads + 1)]
-    for done in _pool().map(work, bounds[:-1], bounds[1:]):
-        del done
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="amaqctl-codec")

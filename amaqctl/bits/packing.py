@@ -23,9 +23,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from amaqctl.bits import words
+from amaqctl.bits.words import BLOCK_ROWS
 from amaqctl.errors import QuantizationError
 
-BLOCK_ROWS = 8
 WIDTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
 
 # Words are viewed as bytes in place, which is the layout above only on such machines.
@@ -70,6 +71,8 @@ def pack(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
 
 def pack_fitting(codes_RC: Tensor, widths_C: Tensor) -> Tensor:
     """`pack` of codes that are known to fit their widths."""
+    if _all_wide(widths_C):
+        return words.pack(codes_RC.to(torch.int16))
     blocks_K8C = _in_blocks(codes_RC)
     if not bool((widths_C == 16).any()):
         return _narrow_bytes(blocks_K8C, widths_C).reshape(-1)
@@ -108,6 +111,8 @@ def unpack(packed: Tensor, num_rows: int, widths_C: Tensor) -> Tensor:
     if not bool((widths_C == 16).any()):
         codes_K8C = _narrow_codes(packed_KS, widths_C)
         return codes_K8C.reshape(num_k * BLOCK_ROWS, num_columns)[:num_rows]
+    if _all_wide(widths_C):
+        return words.unpack(packed, num_rows, num_columns)
     codes_K8C = torch.zeros(
         (num_k, BLOCK_ROWS, num_columns), dtype=torch.int16, device=packed.device
     )
@@ -118,8 +123,12 @@ def unpack(packed: Tensor, num_rows: int, widths_C: Tensor) -> Tensor:
     return codes_K8C.reshape(num_k * BLOCK_ROWS, num_columns)[:num_rows]
 
 
+def _all_wide(widths_C: Tensor) -> bool:
+    return bool((widths_C == 16).all()) and bool(widths_C.numel())
+
+
 def _check_codes_fit(codes_RC: Tensor, widths_C: Tensor) -> None:
-    if codes_RC.numel() == 0:
+    if codes_RC.numel() == 0 or (codes_RC.dtype == torch.int16 and _all_wide(widths_C)):
         return
     low_C, high_C = (v.cpu().to(torch.int32) for v in codes_RC.aminmax(dim=0))
     half_C = half_range(widths_C)
@@ -216,12 +225,13 @@ def _columns(bytes_KL: Tensor, wanted: npt.NDArray[np.int64]) -> Tensor:
 
 def _wide_bytes(codes_K8C: Tensor, _: Tensor) -> Tensor:
     """Columns of 16 bits to bytes (K, 16 · C)."""
-    num_k = codes_K8C.shape[0]
-    words = codes_K8C.to(torch.int16).transpose(1, 2).reshape(-1)
-    return words.view(torch.uint8).reshape(num_k, codes_K8C.shape[2] * 16)
+    num_k, num_columns = codes_K8C.shape[0], codes_K8C.shape[2]
+    packed = words.pack(codes_K8C.to(torch.int16).reshape(-1, num_columns))
+    return packed.reshape(num_k, num_columns * 16)
 
 
 def _wide_codes(bytes_KS: Tensor, widths_C: Tensor) -> Tensor:
     """Inverse of `_wide_bytes`: int16 codes (K, 8, C)."""
-    words = bytes_KS.reshape(-1).view(torch.int16)
-    return words.reshape(bytes_KS.shape[0], widths_C.numel(), BLOCK_ROWS).transpose(1, 2)
+    num_k, num_columns = bytes_KS.shape[0], widths_C.numel()
+    codes = words.unpack(bytes_KS.reshape(-1), num_k * BLOCK_ROWS, num_columns)
+    return codes.reshape(num_k, BLOCK_ROWS, num_columns)

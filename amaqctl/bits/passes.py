@@ -16,7 +16,7 @@ from amaqctl.bits.grid_rows import chunks
 
 MAX_SAMPLE_ROWS = 512
 """More would not fit the sums of `candidate_errors`."""
-UNITS_A_SQUARED_STEP = 256.0
+UNITS_A_SQUARED_STEP = 2048.0
 _MOST_UNITS = 2.0**21
 
 
@@ -52,7 +52,8 @@ def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, T
 def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC: Tensor) -> Tensor:
     """Squared error of each candidate grid of a column, summed over the rows, in squared steps.
 
-    Each square counts in whole 256ths, and at most 8192, which no rounding to a grid comes near.
+    Each square counts in whole 2048ths up to 1024, and what it has beyond that in whole numbers,
+    up to 2^21 of them, which only a value clipped by 1,448 steps would exceed.
 
     Args:
         values_SC: float32, at most `MAX_SAMPLE_ROWS` rows.
@@ -60,7 +61,7 @@ def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC
         low_NC, high_NC: the least and the largest code, float32.
 
     Returns:
-        Whole 256ths, int32, (N, C).
+        Whole 2048ths, int64, (N, C).
     """
     if native.takes_values(values_SC):
         return native.candidate_errors(values_SC, step_NC, low_NC, high_NC)
@@ -68,6 +69,9 @@ def candidate_errors(values_SC: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC
     for step_C, low_C, high_C in zip(step_NC, low_NC, high_NC, strict=True):
         steps_SC = values_SC / torch.where(step_C == 0, torch.inf, step_C)
         miss_SC = steps_SC - steps_SC.round().clamp_(low_C, high_C)
-        square_SC = miss_SC.square_().mul_(UNITS_A_SQUARED_STEP).clamp_(max=_MOST_UNITS).round_()
-        sums.append(square_SC.to(torch.int32).sum(0, dtype=torch.int32))
-    return torch.stack(sums) if sums else torch.zeros_like(step_NC, dtype=torch.int32)
+        square_SC = miss_SC.square_().mul_(UNITS_A_SQUARED_STEP)
+        fine_SC = square_SC.clamp(max=_MOST_UNITS)
+        coarse_SC = (square_SC - fine_SC).div_(UNITS_A_SQUARED_STEP).clamp_(max=_MOST_UNITS)
+        fine_C, coarse_C = (t.round_().sum(0, dtype=torch.float64) for t in (fine_SC, coarse_SC))
+        sums.append((fine_C + coarse_C * UNITS_A_SQUARED_STEP).to(torch.int64))
+    return torch.stack(sums) if sums else torch.zeros_like(step_NC, dtype=torch.int64)

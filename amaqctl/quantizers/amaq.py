@@ -55,31 +55,9 @@ from amaqctl.quantizer import (
 )
 from amaqctl.quantizers import bit_budget
 from amaqctl.quantizers.amaq_config import AmaqConfig
-from amaqctl.quantizers.channel_grid import ChannelGrid
+from amaqctl.quantizers.column_grid import grid_of
 from amaqctl.quantizers.column_harm import ColumnHarm
-from amaqctl.quantizers.mixed_grid import MixedGrid
 from amaqctl.quantizers.prompt_ranges import PromptRanges
-
-
-def _grid_of(config: AmaqConfig, widths: range) -> ChannelGrid | MixedGrid:
-    if config.axis == "channel" and config.scale == "channel":
-        return ChannelGrid(
-            center=config.center,
-            clip=config.clip,
-            scale_dtype=config.scale_dtype,
-            spare_code=config.spare_code,
-            outlier_tokens=config.outlier_tokens,
-            widths=widths,
-        )
-    assert config.clip != "search"
-    return MixedGrid(
-        axis=config.axis,
-        scale=config.scale,
-        center=config.center,
-        clip=config.clip,
-        scale_dtype=config.scale_dtype,
-        widths=widths,
-    )
 
 
 class AmaqQuantizer(Quantizer):
@@ -110,7 +88,7 @@ class AmaqQuantizer(Quantizer):
         self.harm = ColumnHarm(
             num_columns, config.min_bits, config.max_bits, config.memory, config.axis
         )
-        self._grid = _grid_of(config, self.harm.widths)
+        self._grid = grid_of(config, self.harm.widths)
         self._prompt = PromptRanges(config.prompt_ranges)
         self._widths: dict[tuple[int | None, ...], Tensor] = {}
         self._last_widths_K: Tensor | None = None

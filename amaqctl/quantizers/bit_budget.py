@@ -31,13 +31,13 @@ def shift_to_mean(logits_C: Tensor, low: float, high: float, mean_bits: float) -
         low, high: smallest and largest width in bits.
         mean_bits: in [low, high]; the ends give a shift that saturates every gate.
     """
-    logits_C = logits_C.detach().double().cpu().numpy()
+    logit_C = logits_C.detach().double().cpu().numpy()
     share = (mean_bits - low) / (high - low)
-    spread = float(np.abs(logits_C).max()) + 40.0  # σ(±40) is 0 or 1 to double precision
+    spread = float(np.abs(logit_C).max()) + 40.0  # σ(±40) is 0 or 1 to double precision
     left, right = -spread, spread
     shift = 0.0
     for _ in range(_MOST_STEPS):
-        shares_C = 1.0 / (1.0 + np.exp(-(logits_C + shift)))
+        shares_C = 1.0 / (1.0 + np.exp(-(logit_C + shift)))
         miss = float(shares_C.mean()) - share
         if miss > 0:
             right = shift
@@ -91,16 +91,16 @@ def water_filling(harm_WC: Tensor, low: int, mean_bits: float) -> Tensor:
         Integer widths as float64, shape (C,).
     """
     # More bits never do more harm; what measured otherwise is noise.
-    harm_WC = np.minimum.accumulate(harm_WC.detach().double().cpu().numpy(), axis=0)
-    num_columns = harm_WC.shape[1]
-    size_WC, gain_WC = _hull_edges(harm_WC)
+    falling_WC: _Floats = np.minimum.accumulate(harm_WC.detach().double().cpu().numpy(), axis=0)
+    num_columns = falling_WC.shape[1]
+    size_WC, gain_WC = _hull_edges(falling_WC)
     # Stable: of edges that are alike, those of the first columns win.
     order = np.argsort(-gain_WC, axis=None, kind="stable")
     order = order[: int((gain_WC > 0).sum())]
     room = math.floor((mean_bits - low) * num_columns + _BUDGET_SLACK)
     taken = order[size_WC.reshape(-1)[order].cumsum() <= room]
     bits_C = np.bincount(taken % num_columns, size_WC.reshape(-1)[taken], num_columns)
-    return torch.from_numpy(low + bits_C)
+    return torch.from_numpy(low + bits_C.astype(np.float64))
 
 
 def _hull_edges(harm_WC: _Floats) -> tuple[npt.NDArray[np.int64], _Floats]:

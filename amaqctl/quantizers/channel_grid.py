@@ -83,7 +83,7 @@ class ChannelGrid:
 
     def encode(
         self,
-        tokens: Tokens,
+        measured: Tokens,
         allocation: BitAllocation,
         known: Mapping[str, Tensor] | None = None,
     ) -> QuantizedTensor:
@@ -93,17 +93,17 @@ class ChannelGrid:
             known: means and ranges that the receiver has from an earlier message of the same
                 widths; they are used, and not sent again.
         """
-        side = dict(known or {}) or self._side_of(tokens.usual, allocation)
-        is_outlier_R = tokens.kind_R == OUTLIER
+        side = dict(known or {}) or self._side_of(measured.usual, allocation)
+        is_outlier_R = measured.kind_R == OUTLIER
         if bool(is_outlier_R.any()):
             side[OUTLIER_ROW] = is_outlier_R.nonzero().squeeze(1).to(torch.int32)
             if OUTLIER_RANGE not in side:
-                sample = ColumnSample.of(tokens.values_RC, tokens.kind_R, OUTLIER)
+                sample = ColumnSample.of(measured.values_RC, measured.kind_R, OUTLIER)
                 own = self._side_of(sample, allocation)
                 side |= {f"outlier_{name}": tensor for name, tensor in own.items()}
-        codes = self._grid(side, allocation, tokens.kind_R).encode(tokens.values_RC)
+        codes = self._grid(side, allocation, measured.kind_R).encode(measured.values_RC)
         sent = {name: tensor for name, tensor in side.items() if name not in (known or {})}
-        return QuantizedTensor(tokens.shape, tokens.values_RC.dtype, codes, sent)
+        return QuantizedTensor(measured.shape, measured.values_RC.dtype, codes, sent)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized.
@@ -119,39 +119,40 @@ class ChannelGrid:
         grid = self._told_grid(quantized)
         return grid.decode(codes, quantized.dtype).reshape(quantized.shape)
 
-    def rounding_residual(self, tokens: Tokens, quantized: QuantizedTensor) -> Tensor:
+    def rounding_residual(self, measured: Tokens, quantized: QuantizedTensor) -> Tensor:
         """x - x̂ where a value was rounded, 0 where it was clipped; float32 in the shape of x.
 
         A value was clipped where its error is more than half a step. Below two bits there is no
         grid that could clip.
 
         Args:
-            quantized: what `encode` made of the tokens, with its side tensors.
+            quantized: what `encode` made of it, with its side tensors.
         """
         assert quantized.codes is not None
         grid = self._told_grid(quantized)
-        is_token_R1 = (tokens.kind_R != PADDING).unsqueeze(1)
-        residual_RC = (tokens.values_RC - grid.decode(quantized.codes)) * is_token_R1
+        is_token_R1 = (measured.kind_R != PADDING).unsqueeze(1)
+        residual_RC = (measured.values_RC - grid.decode(quantized.codes)) * is_token_R1
         step_RC = grid.scale.abs()
         if grid.row_kind is not None:
             step_RC = step_RC[grid.row_kind.to(torch.int64)]
         has_grid_C = (grid.widths_C >= 2).to(step_RC.device)
         is_clipped_RC = (residual_RC.abs() > _HALF_A_STEP * step_RC) & has_grid_C
-        return (residual_RC * ~is_clipped_RC).reshape(tokens.shape)
+        return (residual_RC * ~is_clipped_RC).reshape(measured.shape)
 
-    def error_curves(self, tokens: Tokens, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
+    def error_curves(self, measured: Tokens, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
         """What each channel would lose if all channels had the same width.
 
         Returns:
             Mean squared error (W, C) of usual tokens, a row a width, and the range (C,) of the
             last width, float32.
         """
-        sample = tokens.usual.thinned()
-        centred = sample.less(sample.mean_C())
+        sample = measured.usual
+        centred = sample.less(self._sent(sample.mean_C()).to(torch.float32))
         errors = {0: centred.mean_square_C()}
         values = centred if self.center else sample
         magnitude_C = values.mean_magnitude_C()
-        errors[1] = (values.mean_square_C() - magnitude_C.square()).clamp(min=0)
+        sent_C = self._sent(magnitude_C).to(torch.float32)
+        errors[1] = values.mean_square_C() + sent_C * (sent_C - 2 * magnitude_C)
         wide = [bits for bits in widths if bits >= 2]
         widths_WC = torch.tensor(wide, dtype=torch.uint8).unsqueeze(1).expand(-1, len(magnitude_C))
         tried_HC = self._tried(values)
@@ -183,13 +184,13 @@ class ChannelGrid:
         return side
 
     def _tried(self, sample: ColumnSample) -> Tensor:
-        """Ranges to choose from (H, C)."""
-        peak_1C = sample.peak_C.unsqueeze(0)
+        """Ranges to choose from (H, C), as they would be sent."""
+        tried_HC = sample.peak_C.unsqueeze(0)
         if self.clip == "search":
-            return peak_1C * peak_1C.new_tensor(SHARES).unsqueeze(1)
-        if self.clip is None:
-            return peak_1C
-        return torch.minimum(peak_1C, self.clip * sample.mean_magnitude_C())
+            tried_HC = tried_HC * tried_HC.new_tensor(SHARES).unsqueeze(1)
+        elif self.clip is not None:
+            tried_HC = torch.minimum(tried_HC, self.clip * sample.mean_magnitude_C())
+        return self._sent(tried_HC).to(torch.float32)
 
     def _told_grid(self, quantized: QuantizedTensor) -> Grid:
         """The grid as a message tells it.

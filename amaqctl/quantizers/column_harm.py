@@ -151,7 +151,7 @@ class ColumnHarm(nn.Module):
             energy_K, is_felt_K = torch.ones_like(energy_K), self.num_errors_K > 0
         harm_WK = energy_K * self.error_WK
         is_known_K = is_felt_K & (self.num_errors_K > 0)
-        if not bool(is_known_K.any()):
+        if bool(is_known_K.all()) or not bool(is_known_K.any()):
             return harm_WK
         # The median: a mean would be that of the one position that everything attends to.
         return torch.where(is_known_K, harm_WK, _lower_median(harm_WK[:, is_known_K]))

@@ -1,6 +1,6 @@
-"""What is measured of columns before they are quantized: bounds, means, the best clip, errors (ours).
+"""What is measured of columns before they are quantized: bounds, means, clip, errors (ours).
 
-Bounds are those of all rows. Everything else comes from at most 256 rows, evenly spaced: a range or
+Bounds are those of all rows. Everything else comes from at most 512 rows, evenly spaced: a range or
 a width that is as good as any needs no more, and the time that an encoder takes is spent here. A
 column's least and largest value count as two rows more, so an outlier that no sampled row holds is
 never clipped unseen.
@@ -17,7 +17,7 @@ Legend: R rows, C columns, S sampled rows, W widths, N candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ from amaqctl.bits import largest_code, passes
 SHARES = (1.0, 0.8, 0.64, 0.5, 0.36, 0.25)
 """Ranges that are tried, as shares of the largest magnitude. Twelve gave no less error."""
 
-SAMPLE_ROWS = 256
-_CURVE_ROWS = 128
+SAMPLE_ROWS = 512
 _FINE, _COARSE = 40, 20
 """Values are counted in whole parts of the power of two above their column's largest magnitude,
 2^-40 for means and 2^-20 for mean squares: float64 adds up 2^13 of them without rounding."""
@@ -95,8 +94,9 @@ class ColumnSample:
 
     def of_columns(self, is_chosen_C: Tensor) -> ColumnSample:
         """Some of the columns, by a mask."""
-        low_C, high_C = self.low_C[is_chosen_C], self.high_C[is_chosen_C]
-        return ColumnSample(self.values_SC[:, is_chosen_C], low_C, high_C, self.rows_each)
+        chosen = is_chosen_C.nonzero().squeeze(1)
+        low_C, high_C = self.low_C[chosen], self.high_C[chosen]
+        return ColumnSample(self.values_SC.index_select(1, chosen), low_C, high_C, self.rows_each)
 
     def best_ranges(
         self, range_HC: Tensor, widths_WC: Tensor, *, spare_code: bool
@@ -123,23 +123,19 @@ class ColumnSample:
             best_WC = torch.where(is_less_WC, range_C, best_WC)
         return best_WC, least_WC
 
-    def thinned(self) -> ColumnSample:
-        """The same with fewer rows, for what is measured at many widths."""
-        step = max(-(-len(self.values_SC) // _CURVE_ROWS), 1)
-        return replace(self, values_SC=self.values_SC[::step], rows_each=self.rows_each * step)
-
     def _errors(self, step_WHC: Tensor, low_W1C: Tensor, high_W1C: Tensor) -> Tensor:
         """Mean squared error of candidate grids, float64, (W, H, C)."""
         shape = step_WHC.shape
         grids = [t.expand(shape).flatten(0, 1) for t in (step_WHC, low_W1C, high_W1C)]
         units_NC = passes.candidate_errors(self.values_SC, *grids).to(torch.float64)
-        num_rows = len(self.values_SC)
-        if self.rows_each > 1:
-            bounds_2C = torch.stack([self.low_C, self.high_C])
-            units_NC = units_NC * self.rows_each + passes.candidate_errors(bounds_2C, *grids)
-            num_rows = num_rows * self.rows_each + 2
-        scale = step_WHC.to(torch.float64).square() / (passes.UNITS_A_SQUARED_STEP * num_rows)
-        return units_NC.view(shape) * scale
+        squares_NC = units_NC * (self.rows_each / passes.UNITS_A_SQUARED_STEP)
+        num_rows = len(self.values_SC) * self.rows_each
+        if self.rows_each > 1:  # the bounds exactly: nothing that was not sampled is larger
+            squares_NC = squares_NC + sum(
+                _squared_steps(b, *grids) for b in (self.low_C, self.high_C)
+            )
+            num_rows += 2
+        return squares_NC.view(shape) * step_WHC.to(torch.float64).square() / max(num_rows, 1)
 
     def _parts(self, bits: int) -> Tensor:
         """Values in whole parts, 2^-bits of the power of two above the peak, float64."""
@@ -151,3 +147,10 @@ class ColumnSample:
         mean_C = parts_SC.sum(0) / max(len(parts_SC), 1)
         exponent_C = torch.frexp(self.peak_C).exponent - bits
         return torch.ldexp(mean_C, power * exponent_C).to(torch.float32)
+
+
+def _squared_steps(values_C: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC: Tensor) -> Tensor:
+    """Squared error of one value a column in squared steps, float64, (N, C)."""
+    steps_NC = values_C / torch.where(step_NC == 0, torch.inf, step_NC)
+    miss_NC = steps_NC - torch.minimum(torch.maximum(steps_NC.round(), low_NC), high_NC)
+    return miss_NC.to(torch.float64).square()

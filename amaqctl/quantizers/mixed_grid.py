@@ -71,9 +71,7 @@ class MixedGrid:
     @property
     def layout(self) -> MixedLayout:
         """What its messages hold."""
-        return MixedLayout(
-            self.axis, self.scale, self.center, self.scale_dtype, False, self.widths
-        )
+        return MixedLayout(self.axis, self.scale, self.center, self.scale_dtype, False, self.widths)
 
     def measure(self, x: Tensor, limit: Tensor | None = None) -> HiddenStates:
         """Shape ``x`` (…, T, C) and find its padding; no token is an outlier here."""
@@ -84,15 +82,15 @@ class MixedGrid:
 
     def encode(
         self,
-        states: HiddenStates,
+        measured: HiddenStates,
         allocation: BitAllocation,
         known: Mapping[str, Tensor] | None = None,
     ) -> QuantizedTensor:
         """Quantize in the given widths; every message has its own ranges and means."""
         del known
-        side, matrix_RK, scale_RK = self._scaled(states, allocation)
+        side, matrix_RK, scale_RK = self._scaled(measured, allocation)
         codes = encode(matrix_RK, scale_RK, allocation)
-        return QuantizedTensor(states.shape, states.dtype, codes, side)
+        return QuantizedTensor(measured.shape, measured.dtype, codes, side)
 
     def decode(self, quantized: QuantizedTensor) -> Tensor:
         """x̂ in the shape and dtype of the tensor that was quantized.
@@ -111,7 +109,7 @@ class MixedGrid:
             values_BTC = values_BTC + side["mean"].to(torch.float32)
         return restored(values_BTC, quantized)
 
-    def rounding_residual(self, states: HiddenStates, quantized: QuantizedTensor) -> Tensor:
+    def rounding_residual(self, measured: HiddenStates, quantized: QuantizedTensor) -> Tensor:
         """x - x̂ where a value was rounded, 0 where it was clipped; float32 in the shape of x.
 
         A value was clipped where its error is more than half a step.
@@ -120,42 +118,42 @@ class MixedGrid:
             quantized: what `encode` made of it.
         """
         assert quantized.codes is not None
-        _, matrix_RK, scale_RK = self._scaled(states, quantized.codes.allocation)
+        _, matrix_RK, scale_RK = self._scaled(measured, quantized.codes.allocation)
         residual_RK = matrix_RK - decode(quantized.codes, scale_RK)
         is_clipped_RK = residual_RK.abs() > _HALF_A_STEP * scale_RK
-        shape_BTC = states.values_BTC.shape
-        return self._from_matrix(residual_RK * ~is_clipped_RK, shape_BTC).reshape(states.shape)
+        shape_BTC = measured.values_BTC.shape
+        return self._from_matrix(residual_RK * ~is_clipped_RK, shape_BTC).reshape(measured.shape)
 
-    def error_curves(self, states: HiddenStates, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
+    def error_curves(self, measured: HiddenStates, widths: Iterable[int]) -> tuple[Tensor, Tensor]:
         """What each column would lose if all columns had the same width.
 
         Returns:
             Mean squared error (W, K) of real tokens, a row a width, and the largest range (K,),
             float32.
         """
-        is_token_RK = self._to_matrix(states.is_token_BT1.expand(states.values_BTC.shape))
+        is_token_RK = self._to_matrix(measured.is_token_BT1.expand(measured.values_BTC.shape))
         num_tokens_K = is_token_RK.sum(0).clamp(min=1)
         num_columns = is_token_RK.shape[1]
         curves, largest_K = [], torch.zeros(num_columns)
         for bits in widths:
             allocation = BitAllocation.uniform(bits, num_columns, self.axis)
-            side, matrix_RK, scale_RK = self._scaled(states, allocation)
+            side, matrix_RK, scale_RK = self._scaled(measured, allocation)
             error_RK = decode(encode(matrix_RK, scale_RK, allocation), scale_RK) - matrix_RK
             curves.append((error_RK.square_() * is_token_RK).sum(0) / num_tokens_K)
-            range_RK = self._range_matrix(side, states.values_BTC.shape)
+            range_RK = self._range_matrix(side, measured.values_BTC.shape)
             largest_K = amax(range_RK.expand(-1, num_columns), 0)
         return torch.stack(curves), largest_K
 
     def _scaled(
-        self, states: HiddenStates, allocation: BitAllocation
+        self, measured: HiddenStates, allocation: BitAllocation
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Side tensors, the centred matrix (R, K), and step sizes that broadcast to it."""
-        side, values_BTC = {}, states.values_BTC
+        side, values_BTC = {}, measured.values_BTC
         if self.center:
-            num_tokens = states.is_token_BT1.sum().clamp(min=1)
+            num_tokens = measured.is_token_BT1.sum().clamp(min=1)
             side["mean"] = self._sent(values_BTC.sum((0, 1)) / num_tokens)
-            values_BTC = (values_BTC - side["mean"].to(torch.float32)) * states.is_token_BT1
-        side |= self._ranges(values_BTC, states.is_token_BT1)
+            values_BTC = (values_BTC - side["mean"].to(torch.float32)) * measured.is_token_BT1
+        side |= self._ranges(values_BTC, measured.is_token_BT1)
         scale_RK = step_size(self._range_matrix(side, values_BTC.shape), allocation)
         return side, self._to_matrix(values_BTC).contiguous(), scale_RK
 

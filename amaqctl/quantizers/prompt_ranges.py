@@ -30,9 +30,7 @@ class PromptRanges:
         self._prompt: QuantizedTensor | None = None
         self._outlier_limit: Tensor | None = None  # at the sender
 
-    def known(
-        self, widths_K: Tensor, context: TensorContext
-    ) -> Mapping[str, Tensor] | None:
+    def known(self, widths_K: Tensor, context: TensorContext) -> Mapping[str, Tensor] | None:
         """Side values that need not be sent with a tensor of these widths, or None."""
         if not _goes_on(context) or self._prompt is None:
             return None

@@ -1,0 +1,83 @@
+"""The compiled codec (`codec.c`) where it was built; without it plain torch does the same.
+
+It is loaded with `ctypes`, so one build serves every Python of a platform, and no lock is held
+while it runs: large matrices are worked on by several threads, as many as torch may use, but none
+of torch's own.
+
+`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` leaves out what is for AVX2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_VALUES_A_THREAD = 2**20
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_FUNCTIONS = {
+    "amaqctl_init": [ctypes.c_int],
+    "amaqctl_encode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
+    "amaqctl_decode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
+    "amaqctl_row_peaks": [_POINTER, _POINTER, _INT, _INT, _POINTER],
+    "amaqctl_column_bounds": [_POINTER, _POINTER, _POINTER, _POINTER],
+    "amaqctl_candidate_errors": [_POINTER],
+    "amaqctl_pack_words": [_POINTER, _POINTER, _INT, _INT],
+    "amaqctl_unpack_words": [_POINTER, _POINTER, _INT, _INT],
+}
+
+
+@cache
+def loaded() -> ctypes.CDLL | None:
+    """The compiled codec; None where there is none, or it is switched off."""
+    if os.environ.get("AMAQCTL_NATIVE") == "0":
+        return None
+    for path in sorted(Path(__file__).parent.glob("_codec*.so")):
+        try:
+            opened = ctypes.CDLL(str(path))
+            for name, arguments in _FUNCTIONS.items():
+                getattr(opened, name).argtypes = arguments
+            opened.amaqctl_init(int(os.environ.get("AMAQCTL_NATIVE") == "plain"))
+        except (OSError, AttributeError):  # of another platform, or cut short
+            continue
+        return opened
+    return None
+
+
+def state() -> str:
+    """In use or not, and why, in a few words."""
+    if os.environ.get("AMAQCTL_NATIVE") == "0":
+        return "switched off by AMAQCTL_NATIVE=0; plain torch serves"
+    opened = loaded()
+    if opened is None:
+        return "not built: no C compiler at install; plain torch serves"
+    plain = os.environ.get("AMAQCTL_NATIVE") == "plain"
+    return "AVX2" if opened.amaqctl_init(int(plain)) else "portable"
+
+
+def required() -> ctypes.CDLL:
+    """The compiled codec, where it is known to be there."""
+    opened = loaded()
+    assert opened is not None
+    return opened
+
+
+def in_threads(work: Callable[[int, int], object], num_blocks: int, num_values: int) -> None:
+    """Do ``work(first, last)`` for all blocks, in as many threads as are worth their start."""
+    num_threads = min(torch.get_num_threads(), num_values // _VALUES_A_THREAD, num_blocks)
+    if num_threads < 2:
+        work(0, num_blocks)
+        return
+    bounds = [num_blocks * i // num_threads for i in range(num_threads + 1)]
+    for done in _pool().map(work, bounds[:-1], bounds[1:]):
+        del done
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="amaqctl-codec")
