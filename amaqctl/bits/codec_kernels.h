@@ -228,7 +228,7 @@ static void NAME(encode_block)(const Grid *g, const void *values, int64_t block,
         for (int c = 0; c < n; c++) {
             if (end - out >= 8)
                 memcpy(out, &words[c], 8); /* the bytes after b belong to the columns that follow */
-            else
+            else if (widths[c])
                 memcpy(out, &words[c], widths[c]);
             out += widths[c];
         }
@@ -263,7 +263,7 @@ static void NAME(decode_block)(const Grid *g, const uint8_t *in, int64_t block, 
         for (int c = 0; c < n; c++) {
             if (end - in >= 8)
                 memcpy(&words[c], in, 8);
-            else
+            else if (widths[c])
                 memcpy(&words[c], in, widths[c]);
             in += widths[c];
         }

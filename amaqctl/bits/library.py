@@ -4,7 +4,8 @@ It is loaded with `ctypes`, so one build serves every Python of a platform, and 
 while it runs: large matrices are worked on by several threads, as many as torch may use, but none
 of torch's own.
 
-`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` leaves out what is for AVX2.
+`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` leaves out what is for AVX2;
+`AMAQCTL_CODEC` names another build of it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def loaded() -> ctypes.CDLL | None:
     """The compiled codec; None where there is none, or it is switched off."""
     if os.environ.get("AMAQCTL_NATIVE") == "0":
         return None
-    for path in sorted(Path(__file__).parent.glob("_codec*.so")):
+    chosen = os.environ.get("AMAQCTL_CODEC")
+    built = sorted(Path(__file__).parent.glob("_codec*.so"))
+    for path in [Path(chosen)] if chosen else built:
         try:
             opened = ctypes.CDLL(str(path))
             for name, arguments in _FUNCTIONS.items():

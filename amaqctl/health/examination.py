@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ def examine(
     looks: dict[str, Callable[[], list[Finding]]] = {
         "installation": installation.packages,
         "torch build": torch_build,
+        "codec": codec,
         "cache": installation.cache,
         "model": installation.packaged_model,
         "disk": lambda: installation.disk(Path("runs")),
@@ -106,6 +108,23 @@ def torch_build() -> list[Finding]:
         hint = "check the driver with nvidia-smi"
         return [Finding("torch build", State.warning, f"{text}; built for CUDA", hint, data)]
     return [Finding("torch build", State.ok, text, data=data)]
+
+
+def codec() -> list[Finding]:
+    """Which implementation packs and unpacks, and why."""
+    from amaqctl.bits import library
+
+    is_native = library.loaded() is not None
+    text = f"compiled, {library.state()}" if is_native else library.state()
+    hint = (
+        None
+        if is_native
+        else "install a C compiler, then amaqctl again: it is several times faster"
+    )
+    if os.environ.get("AMAQCTL_NATIVE") == "0":
+        hint = None
+    state = State.ok if is_native or hint is None else State.warning
+    return [Finding("codec", state, text, hint, {"compiled": is_native})]
 
 
 class _Silent:

@@ -23,6 +23,7 @@ _LITTLE_DISK = 2**30
 # Variables that change what amaqctl or its libraries do, and hold nothing secret.
 _VARIABLES = (
     "AMAQCTL_CACHE",
+    "AMAQCTL_NATIVE",
     "AMAQCTL_NO_PLUGINS",
     "HF_HOME",
     "HF_HUB_OFFLINE",
