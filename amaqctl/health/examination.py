@@ -40,6 +40,7 @@ def examine(
     """
     looks: dict[str, Callable[[], list[Finding]]] = {
         "installation": installation.packages,
+        "extras": installation.extras,
         "torch build": torch_build,
         "cache": installation.cache,
         "model": installation.packaged_model,
