@@ -12,6 +12,7 @@ Shapes: O outputs, I inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -123,42 +124,49 @@ def _room_of_nf4(outputs: int, inputs: int) -> tuple[Tensor, dict[str, Tensor]]:
         "scale_codes": torch.empty(num_blocks, dtype=torch.uint8),
         "scale_offset": torch.empty(()),
         "outer_scale": torch.empty(-(num_blocks // -_OUTER_BLOCK)),
-        "outer_levels": torch.empty(256),
     }
 
 
 def _nf4(weight_OI: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    flat = weight_OI.reshape(-1)
+    # Two weights share a byte. Blocks go on from row to row, so a flat one has the same.
+    even = functional.pad(flat, (0, flat.numel() % 2))
     codes, state = _functional().quantize_4bit(
-        weight_OI.contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
+        even, blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
     )
     return codes, {
         "scale_codes": state.absmax,
         "scale_offset": state.offset,
         "outer_scale": state.state2.absmax,
-        "outer_levels": state.state2.code,
     }
 
 
+@cache
+def _outer_levels(device: torch.device) -> Tensor:
+    """What the codes of scales stand for: the same 256 numbers in all layers."""
+    levels: Tensor = _functional().create_dynamic_map()
+    return levels.to(device)
+
+
 def _of_nf4(layer: Any) -> Tensor:
-    bnb = _functional()
+    bnb, num_weights = _functional(), layer.out_features * layer.in_features
     outer = bnb.QuantState(
         absmax=layer.outer_scale,
-        code=layer.outer_levels,
+        code=_outer_levels(layer.weight.device),
         blocksize=_OUTER_BLOCK,
         dtype=torch.float32,
     )
     state = bnb.QuantState(
         absmax=layer.scale_codes,
-        shape=torch.Size((layer.out_features, layer.in_features)),
+        shape=torch.Size((num_weights + num_weights % 2,)),
         blocksize=_BLOCK,
         quant_type="nf4",
         dtype=layer.dtype,
         offset=layer.scale_offset,
         state2=outer,
     )
-    weight_OI: Tensor = bnb.dequantize_4bit(layer.weight, state)
-    # A row alone comes back as a column.
-    return weight_OI.view(layer.out_features, layer.in_features)
+    flat: Tensor = bnb.dequantize_4bit(layer.weight, state).view(-1)
+    return flat[:num_weights].view(layer.out_features, layer.in_features)
 
 
 def _functional() -> Any:

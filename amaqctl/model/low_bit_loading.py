@@ -21,6 +21,10 @@ from amaqctl.model.source import ModelSource
 class _Vacant(nn.Module):
     """Stands where a linear layer will be, and has no weights that would be looked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.empty(0)  # GPT-2 begins the weights of a projection anew by this name
+
 
 @dataclass
 class SetAside:
