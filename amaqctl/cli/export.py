@@ -49,11 +49,10 @@ def export(
     Of a run that trained the weights themselves (lora: null) it is the whole model always.
 
     Merged weights have the type that the base was trained on in, `model.dtype` of the run's
-    profile. Where that held the base in 8 or 4 bits (`base_bits`) the merge is with the base in
-    full, and says so. Before success is reported they are read back and their logits compared with
-    those of the adapter on its base; exit 8 if they differ by more than rounding. If the base is no
-    longer the one that was trained on, a merge is refused. The quantizers are a device of training
-    and are not in the export.
+    profile; a base in few bits (`base_bits`) is merged with in full, and that is said. Before
+    success is reported they are read back and their logits compared with those of the adapter on
+    its base; exit 8 if they differ by more than rounding. If the base is no longer the one that was
+    trained on, a merge is refused. Quantizers are a device of training and are not in the export.
     """
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
         folder = existing_run(run)
@@ -72,8 +71,7 @@ def export(
         source = _source(session, model, is_needed=merge)
         base = model.id if source is None else source.base_model_name
         changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
-        bits = model.base_bits
-        notes = [*changes, _MERGED_IN_FULL.format(bits=bits)] if bits and merge else changes
+        notes = changes + _on_bits(model, merge)
         for line in [*choice.warnings(), *notes]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
@@ -86,8 +84,7 @@ def export(
             exporting.export_adapter(choice.path / "adapter", to, source, page)
         told = {"passed_over": dict(choice.passed_over), "changed_since_training": changes}
         data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
-        data["base_bits"] = bits
-        data |= _exported(to, base, check)
+        data |= {"base_bits": model.base_bits, **_exported(to, base, check)}
         session.result(data, _text(data, check), str(to))
 
 
@@ -95,6 +92,12 @@ _MERGED_IN_FULL = (
     "the adapter was trained on a base in {bits} bits and is merged into the base in full: the "
     "merged model is near what was trained and evaluated, and not the same"
 )
+
+
+def _on_bits(model: ModelSection, is_merged: bool) -> list[str]:
+    """What is to be known of a merge where the base was held in few bits."""
+    bits = model.base_bits
+    return [_MERGED_IN_FULL.format(bits=bits)] if bits and is_merged else []
 
 
 def _is_whole(loaded: LoadedProfile, run: RunFolder) -> bool:
