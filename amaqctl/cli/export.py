@@ -69,10 +69,8 @@ def export(
         model = loaded.profile.model
         merge = _is_whole(loaded, folder) or merge
         source = _source(session, model, is_needed=merge)
-        base = model.id if source is None else source.base_model_name
         changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
-        notes = changes + _on_bits(model, merge)
-        for line in [*choice.warnings(), *notes]:
+        for line in [*choice.warnings(), *(notes := changes + _on_bits(model, merge))]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
         check: MergeCheck | None = None
@@ -80,12 +78,16 @@ def export(
             assert source is not None
             check = _merge(session, choice.path, to, source, loaded, title, notes)
         else:
-            page = _adapter_page(title, base, model, notes)
+            page = _adapter_page(title, _base_name(model, source), model, notes)
             exporting.export_adapter(choice.path / "adapter", to, source, page)
         told = {"passed_over": dict(choice.passed_over), "changed_since_training": changes}
         data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
-        data |= {"base_bits": model.base_bits, **_exported(to, base, check)}
+        data |= {"base_bits": model.base_bits, **_exported(to, _base_name(model, source), check)}
         session.result(data, _text(data, check), str(to))
+
+
+def _base_name(model: ModelSection, source: ModelSource | None) -> str:
+    return model.id if source is None else source.base_model_name
 
 
 _MERGED_IN_FULL = (
