@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from amaqctl import registry
 from amaqctl.errors import AmaqError, InputError, PluginError, Problem
+from amaqctl.extras import refuse_without_low_bit
 from amaqctl.model.cut import stage_ranges
 from amaqctl.model.source import check_model_id, known_num_blocks, model_folder
 from amaqctl.paths import Moved, absolute, paths_in, put
@@ -94,8 +95,13 @@ def faults(loaded: LoadedProfile) -> Iterator[tuple[str, AmaqError]]:
 
 
 def missing(loaded: LoadedProfile) -> Iterator[tuple[str, AmaqError]]:
-    """Files and folders that do not exist, and cuts where the model has none."""
+    """Files, folders and packages that are not here, and cuts where the model has none."""
     profile = loaded.profile
+    if profile.model.base_bits is not None:
+        try:
+            refuse_without_low_bit("model.base_bits")
+        except InputError as error:
+            yield "model.base_bits", error
     try:
         check_model_id(profile.model.id)
         num_blocks = known_num_blocks(profile.model.id)

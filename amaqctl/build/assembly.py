@@ -21,6 +21,7 @@ from amaqctl.model.cut import StageRange, stage_ranges
 from amaqctl.model.loading import load_stage
 from amaqctl.model.lora import attach_lora
 from amaqctl.model.lora_settings import LoraSettings
+from amaqctl.model.low_bit import check_low_bit
 from amaqctl.model.source import ModelSource, resolve_source
 from amaqctl.model.stage_model import StageModel, enable_gradient_checkpointing
 from amaqctl.model.trained import train_all
@@ -72,7 +73,9 @@ def load_models(base: Base, held: Sequence[int]) -> dict[int, StageModel]:
     Raises:
         ProfileError, InputError, ResourceError: with the place and a hint.
     """
-    settings = lora_settings(base.loaded)
+    settings, model = lora_settings(base.loaded), base.loaded.profile.model
+    if model.base_bits is not None:
+        check_low_bit(model.base_bits, DTYPES[model.dtype], device())
     return {i: _load_model(base.loaded, base.source, settings, base.ranges[i]) for i in held}
 
 
@@ -154,7 +157,7 @@ def _load_model(
     stage_range: StageRange,
 ) -> StageModel:
     profile = loaded.profile
-    model = load_stage(source, stage_range, DTYPES[profile.model.dtype])
+    model = load_stage(source, stage_range, DTYPES[profile.model.dtype], profile.model.base_bits)
     if settings is None:
         train_all(model)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
@@ -64,7 +65,7 @@ def document_of(
     machine = environment()
     told = Told(
         name=membership.route.me,
-        versions=machine["packages"],
+        versions=machine["packages"] | _low_bit_version(base.loaded),
         threads=machine["threads"],
         device=str(machine["cuda"] or device()),
         files=files,
@@ -73,6 +74,13 @@ def document_of(
         is_running=is_running,
     )
     return Document(protocol=PROTOCOL, session=session, shared=shared, told=told, data=data)
+
+
+def _low_bit_version(loaded: LoadedProfile) -> dict[str, str]:
+    """Of what makes the weights of a base in few bits; nothing for any other base."""
+    if loaded.profile.model.base_bits is None:
+        return {}
+    return {"bitsandbytes": version("bitsandbytes")}
 
 
 def client_shapes(base: Base, models: Mapping[int, StageModel]) -> Shapes:

@@ -141,7 +141,9 @@ def _model_and_data(built: Built, found: Forecast) -> list[tuple[str, str]]:
     cuts = ", ".join(str(stage.last_block) for stage in found.stages[:-1])
     dropped = "".join(f"; left out: {n:,} {reason}" for reason, n in data.num_dropped.items())
     sample = textwrap.wrap(_marked(data.pieces), _SAMPLE_WIDTH)
-    model = f"{built.source.model_id}, {profile.model.dtype}, {found.stages[-1].last_block} blocks"
+    bits = "" if profile.model.base_bits is None else f" (base {profile.model.base_bits} bits)"
+    model = f"{built.source.model_id}, {profile.model.dtype}{bits}"
+    model += f", {found.stages[-1].last_block} blocks"
     return [
         ("profile", f"{built.loaded.name}, {profile.train.max_steps:,} steps of "
          f"{profile.train.batch_size} examples"),

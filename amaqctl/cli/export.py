@@ -49,10 +49,10 @@ def export(
     Of a run that trained the weights themselves (lora: null) it is the whole model always.
 
     Merged weights have the type that the base was trained on in, `model.dtype` of the run's
-    profile. Before success is reported they are read back and their logits compared with those of
-    the adapter on its base; exit 8 if they differ by more than rounding. If the base is no longer
-    the one that was trained on, a merge is refused. The quantizers are a device of training and
-    are not in the export.
+    profile; a base in few bits (`base_bits`) is merged with in full, and that is said. Before
+    success is reported they are read back and their logits compared with those of the adapter on
+    its base; exit 8 if they differ by more than rounding. If the base is no longer the one that was
+    trained on, a merge is refused. Quantizers are a device of training and are not in the export.
     """
     with command("amaqctl.export/1", json=json, quiet=quiet, traceback=traceback) as session:
         folder = existing_run(run)
@@ -69,22 +69,37 @@ def export(
         model = loaded.profile.model
         merge = _is_whole(loaded, folder) or merge
         source = _source(session, model, is_needed=merge)
-        base = model.id if source is None else source.base_model_name
         changes = _changes(loaded, source, folder, choice.path, merge and not onto_another_base)
-        for line in [*choice.warnings(), *changes]:
+        for line in [*choice.warnings(), *(notes := changes + _on_bits(model, merge))]:
             session.warn(line)
         title = f"{folder.path.resolve().name}, {choice.path.name}"
         check: MergeCheck | None = None
         if merge:
             assert source is not None
-            check = _merge(session, choice.path, to, source, loaded, title, changes)
+            check = _merge(session, choice.path, to, source, loaded, title, notes)
         else:
-            page = _adapter_page(title, base, model.revision, changes)
+            page = _adapter_page(title, _base_name(model, source), model, notes)
             exporting.export_adapter(choice.path / "adapter", to, source, page)
         told = {"passed_over": dict(choice.passed_over), "changed_since_training": changes}
         data: dict[str, Any] = {"run": str(folder.path), "step": choice.step, **told}
-        data |= _exported(to, base, check)
+        data |= {"base_bits": model.base_bits, **_exported(to, _base_name(model, source), check)}
         session.result(data, _text(data, check), str(to))
+
+
+def _base_name(model: ModelSection, source: ModelSource | None) -> str:
+    return model.id if source is None else source.base_model_name
+
+
+_MERGED_IN_FULL = (
+    "the adapter was trained on a base in {bits} bits and is merged into the base in full: the "
+    "merged model is near what was trained and evaluated, and not the same"
+)
+
+
+def _on_bits(model: ModelSection, is_merged: bool) -> list[str]:
+    """What is to be known of a merge where the base was held in few bits."""
+    bits = model.base_bits
+    return [_MERGED_IN_FULL.format(bits=bits)] if bits and is_merged else []
 
 
 def _is_whole(loaded: LoadedProfile, run: RunFolder) -> bool:
@@ -109,12 +124,12 @@ def _merge(
     source: ModelSource,
     loaded: LoadedProfile,
     title: str,
-    changes: list[str],
+    notes: list[str],
 ) -> MergeCheck:
     from amaqctl import exporting
 
     def page(check: MergeCheck) -> str:
-        return _merged_page(title, check, changes, is_adapter=loaded.profile.lora is not None)
+        return _merged_page(title, check, notes, is_adapter=loaded.profile.lora is not None)
 
     if loaded.profile.lora is None:
         session.note("writing and checking …")
@@ -209,24 +224,35 @@ def _check_text(check: MergeCheck) -> str:
     return text
 
 
-def _adapter_page(title: str, base: str, revision: str | None, changes: list[str]) -> str:
-    arguments = ", ".join([_quoted(base), *([f"revision={_quoted(revision)}"] if revision else [])])
+def _adapter_page(title: str, base: str, model: ModelSection, notes: list[str]) -> str:
+    revision, bits = model.revision, model.base_bits
+    arguments = [_quoted(base), *([f"revision={_quoted(revision)}"] if revision else [])]
+    import_, bits_line, what = "", "", "nothing is quantized"
+    if bits is not None:
+        import_, what = ", BitsAndBytesConfig", f"only the base is quantized, to {bits} bits"
+        settings = "load_in_8bit=True"
+        if bits == 4:
+            settings = (
+                'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
+            )
+        bits_line = f"bits = BitsAndBytesConfig({settings})\n"
+        arguments.append("quantization_config=bits")
     return f"""# LoRA adapter
 
 From the amaqctl run {title}. Base model: `{base}`.
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer{import_}
 
-base = AutoModelForCausalLM.from_pretrained({arguments})
+{bits_line}base = AutoModelForCausalLM.from_pretrained({", ".join(arguments)})
 model = PeftModel.from_pretrained(base, "THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
 
 It was trained with the model divided and quantized messages between the parts. Loaded like this
-nothing is quantized: this is the clean path that `amaqctl eval --boundary clean` scores.
-{_notes(changes)}"""
+{what}: this is the clean path that `amaqctl eval --boundary clean` scores.
+{_notes(notes)}"""
 
 
 def _quoted(text: str) -> str:
@@ -235,7 +261,7 @@ def _quoted(text: str) -> str:
 
 
 def _merged_page(
-    title: str, check: MergeCheck, changes: list[str], *, is_adapter: bool = True
+    title: str, check: MergeCheck, notes: list[str], *, is_adapter: bool = True
 ) -> str:
     heading, what, against = "Trained model", "the weights that were trained", "those in memory"
     if is_adapter:
@@ -254,8 +280,8 @@ tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 
 Checked against {against}, on {check.num_logits} logits in float32 arithmetic:
 {_check_text(check)}.
-{_notes(changes)}"""
+{_notes(notes)}"""
 
 
-def _notes(changes: list[str]) -> str:
-    return "".join(f"\nNote: {text}.\n" for text in changes)
+def _notes(notes: list[str]) -> str:
+    return "".join(f"\nNote: {text}.\n" for text in notes)

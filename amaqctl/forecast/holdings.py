@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from amaqctl.build import Built
+from amaqctl.model.low_bit import uncounted
 from amaqctl.tasks.batch import epoch_order
 from amaqctl.tasks.task import IGNORE_INDEX, Example
 
@@ -72,13 +73,14 @@ def holdings(built: Built) -> list[StageHolding]:
         trained = [p for group in groups for p in group["params"]]
         held = {id(p): p for p in (*stage.model.parameters(), *trained)}.values()
         blocks = stage.model.range
+        more_weights, scale_bytes = uncounted(stage.model)
         found.append(
             StageHolding(
                 stage=index,
                 first_block=blocks.first_layer + 1,
                 last_block=blocks.end_layer,
-                parameters=sum(p.numel() for p in held),
-                bytes=sum(p.nbytes for p in held),
+                parameters=sum(p.numel() for p in held) + more_weights,
+                bytes=sum(p.nbytes for p in held) + scale_bytes,
                 trainable=sum(p.numel() for p in trained),
                 holds="tokens" if blocks.is_first else "labels" if blocks.is_last else None,
             )

@@ -41,6 +41,7 @@ def examine(
     """
     looks: dict[str, Callable[[], list[Finding]]] = {
         "installation": installation.packages,
+        "extras": installation.extras,
         "torch build": torch_build,
         "codec": codec,
         "cache": installation.cache,

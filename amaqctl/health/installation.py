@@ -19,6 +19,7 @@ from amaqctl.errors import PluginError
 from amaqctl.units import mib
 
 _OLDEST_PYTHON = (3, 11)
+_EXTRAS = ("demo", "grpc", "low-bit", "plot")
 _LITTLE_DISK = 2**30
 # Variables that change what amaqctl or its libraries do, and hold nothing secret.
 _VARIABLES = (
@@ -77,6 +78,32 @@ def packages() -> list[Finding]:
     found.append(Finding("variables", State.ok, shown or "none set", data=variables))
     requirements = sorted(requires("amaqctl") or [])
     return found + [_package(text) for text in requirements if ";" not in text]
+
+
+def extras() -> list[Finding]:
+    """What is installed only where it is wanted, by the extra that brings it."""
+    wanted: dict[str, str] = {}
+    for text in sorted(requires("amaqctl") or []):
+        requirement, _, marker = text.partition(";")
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+        match = re.match(r"[\w.-]+", requirement)
+        if extra and match and extra[1] in _EXTRAS:
+            wanted[match[0]] = extra[1]
+    versions = {name: _version_if_there(name) for name in wanted}
+    there = [f"{name} {found}" for name, found in versions.items() if found]
+    absent = [f"{name} ({wanted[name]})" for name, found in versions.items() if not found]
+    text = ", ".join(there) or "none"
+    if absent:
+        text += f"; not installed: {', '.join(absent)}"
+    data = {name: {"extra": wanted[name], "version": found} for name, found in versions.items()}
+    return [Finding("extras", State.ok, text, data=data)]
+
+
+def _version_if_there(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _package(requirement: str) -> Finding:

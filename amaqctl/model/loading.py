@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from amaqctl.errors import InputError
 from amaqctl.model.configuration import load_config, num_layers
 from amaqctl.model.cut import StageRange
+from amaqctl.model.low_bit_loading import SetAside
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.reading import reading
 from amaqctl.model.slots import Skip, empty_foreign_slots
@@ -31,15 +32,24 @@ _LOADING = threading.Lock()
 _HINT = "take the config.json that belongs to the weights"
 
 
-def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype) -> StageModel:
+def load_stage(
+    source: ModelSource,
+    stage_range: StageRange,
+    dtype: torch.dtype,
+    base_bits: int | None = None,
+) -> StageModel:
     """Load one stage: only its own weights, frozen, in evaluation mode, on the CPU.
 
     A range of all blocks gives the whole model. An adapter that lies in the model's folder is
     not loaded.
 
+    Args:
+        base_bits: 8 or 4 for the weights of linear layers in blocks; None leaves them in ``dtype``.
+
     Raises:
         InputError: weights are missing, damaged, of another shape or of no use to any stage;
-            config.json does not give a model that runs; or the layout cannot be cut.
+            config.json does not give a model that runs; the layout cannot be cut; or
+            bitsandbytes, which ``base_bits`` needs, is not there.
         ResourceError: out of memory.
     """
     config = load_config(source)
@@ -47,10 +57,11 @@ def load_stage(source: ModelSource, stage_range: StageRange, dtype: torch.dtype)
     with open_weights(source) as tensors:
         check_num_blocks(tensors, stage_range.num_layers, source)
         with _LOADING, reading(source, "weights"), no_progress_bar():
-            stage = _loaded(config, stage_range, dtype, tensors, source)
+            aside = None if base_bits is None else SetAside(base_bits)
+            stage = _loaded(config, stage_range, dtype, tensors, source, aside)
     with reading(source, "configuration", _HINT):
-        _try_forward(stage)
-    _probe_passage(stage, source)
+        _try_forward(stage, dtype)
+    _probe_passage(stage, source, dtype)
     return stage
 
 
@@ -60,6 +71,7 @@ def _loaded(
     dtype: torch.dtype,
     tensors: Mapping[str, Any],
     source: ModelSource,
+    aside: SetAside | None,
 ) -> StageModel:
     vendor: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     linear_names: list[str] = []
@@ -77,12 +89,16 @@ def _loaded(
             tied_names.update(*(vendor._tied_weights_keys or {}).items())
         slices.update(plan(self, vendor, tensors, source))
         empty_foreign_slots(self, stage_range)
+        if aside is not None:
+            aside.take(self, slices)
 
     # A state dictionary and no folder: nothing else that lies there is looked at.
     model, report = _stage_class(vendor, construct, stage_range).from_pretrained(
         None, config=config, state_dict=slices, dtype=dtype, output_loading_info=True
     )
     _check_complete(report, source)
+    if aside is not None:
+        aside.put_back(model, dtype, source)
     model.requires_grad_(False)
     stage = StageModel(
         model,
@@ -133,11 +149,11 @@ def _check_complete(report: dict[str, Any], source: ModelSource) -> None:
 
 
 @torch.no_grad()
-def _try_forward(stage: StageModel) -> None:
+def _try_forward(stage: StageModel, dtype: torch.dtype) -> None:
     """Run three tokens, and again one by one from a cache; a config.json may fit and not run."""
     first = stage.range.is_first
     ids_BT = torch.zeros(1, 3, dtype=torch.long)
-    hidden_BTC = torch.zeros(1, 3, stage.hidden_size, dtype=next(stage.parameters()).dtype)
+    hidden_BTC = torch.zeros(1, 3, stage.hidden_size, dtype=dtype)
     cache = stage.new_cache()
     for tokens in (slice(0, 3), slice(0, 2), slice(2, 3)):
         stage(
@@ -148,7 +164,7 @@ def _try_forward(stage: StageModel) -> None:
         )
 
 
-def _probe_passage(stage: StageModel, source: ModelSource) -> None:
+def _probe_passage(stage: StageModel, source: ModelSource, dtype: torch.dtype) -> None:
     """With its own blocks off, a middle stage must hand on what it receives, bit for bit.
 
     Raises:
@@ -159,7 +175,6 @@ def _probe_passage(stage: StageModel, source: ModelSource) -> None:
     blocks = stage.blocks
     own = range(stage.range.first_layer, stage.range.end_layer)
     kept = [blocks[index] for index in own]
-    dtype = next(stage.model.parameters()).dtype
     probe_BTC = torch.linspace(-3, 3, 3 * stage.hidden_size).view(1, 3, -1).to(dtype)
     try:
         for index in own:

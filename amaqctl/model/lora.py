@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from amaqctl.errors import InputError
 from amaqctl.model.lora_settings import AttachedLora, LoraSettings
+from amaqctl.model.low_bit import LowBitLinear
 from amaqctl.model.slots import NoModule
 from amaqctl.model.stage_model import StageModel
 
@@ -43,13 +44,15 @@ def attach_lora(stage: StageModel, settings: LoraSettings, seed: int) -> None:
         if name in names and not isinstance(module, NoModule)
     }
     _refuse_wrapped(own)
-    transposed = any(isinstance(module, Conv1D) for module in own.values())
+    transposed = any(_is_transposed(module) for module in own.values())
     stage.lora = AttachedLora(settings, names, targets, transposed)
     if not own:
         return
     config = peft_config(stage.lora)
     # Full names, because a short one may also match another stage's stand-in.
     config.target_modules = set(own)
+    # A layer in few bits is held the usual way round, whatever its file has.
+    config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in own.values())
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, stage.model, _ADAPTER_NAME)
     initialise_lora(lora_parameters(stage), seed)
@@ -130,6 +133,11 @@ def _refuse_wrapped(targets: Mapping[str, nn.Module]) -> None:
                 hint="give a model without an adapter",
                 error_id="INPUT-LORA-WRAPPED",
             )
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether the layer's weight has inputs first in its file, as stock tools load it."""
+    return isinstance(module, Conv1D) or (isinstance(module, LowBitLinear) and module.is_transposed)
 
 
 def _whole(alpha: float) -> float | int:

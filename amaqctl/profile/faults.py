@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from amaqctl.errors import Problem, ProfileError
 from amaqctl.nearest import listed, nearest
-from amaqctl.profile.schema import NEEDED, RULE, Profile, section_at
+from amaqctl.profile.schema import Profile, section_at
 from amaqctl.profile.tree import KeyPath, Tree, dotted, show, to_plain
+from amaqctl.profile.value_types import NEEDED, RULE
 
 _WORDS = {
     "int_type": "whole number",

@@ -1,90 +1,36 @@
 """What a profile may say: frozen pydantic sections, unknown keys forbidden, nothing coerced.
 
 Strict mode keeps ``true`` from passing as 1 and ``"3"`` from passing as 3; a whole number is
-accepted where a number is asked for. Each constrained type carries the words in which a wrong
-value is answered, so that a union or a bound gives one plain sentence instead of pydantic's
-several.
+accepted where a number is asked for.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-SCHEMA_VERSION = 1
-
-NEEDED = "needed"
-"""Error type of a wrong value; its message says what is needed."""
-
-RULE = "rule"
-"""Error type of two keys that do not fit together; its message is the whole sentence."""
-
-
-def _needs(words: str) -> WrapValidator:
-    """Answer every failure of the wrapped type with ``<words> needed``."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise PydanticCustomError(NEEDED, "{words} needed", {"words": words}) from None
-
-    return WrapValidator(check)
-
-
-def _strictly_rising(cuts: list[int] | str) -> list[int] | str:
-    if isinstance(cuts, list) and any(a >= b for a, b in pairwise(cuts)):
-        raise ValueError("not strictly rising")
-    return cuts
-
-
-Version = Annotated[
-    int,
-    Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION, json_schema_extra={"const": SCHEMA_VERSION}),
-    _needs(f"schema version {SCHEMA_VERSION}"),
-]
-Text = Annotated[str, Field(min_length=1), _needs("text")]
-OptionalText = Annotated[str | None, _needs("text or null")]
-Flag = Annotated[bool, _needs("true or false")]
-Count = Annotated[int, Field(ge=1), _needs("whole number >= 1")]
-CountFromZero = Annotated[int, Field(ge=0), _needs("whole number >= 0")]
-Schedule = Annotated[Literal["constant", "linear"], _needs("constant or linear")]
-Seed = Annotated[int, Field(ge=0, lt=2**32), _needs("whole number from 0 to 4294967295")]
-# Beyond this a rate or a scale overflows float32 at once.
-_LARGEST = 1e6
-Positive = Annotated[float, Field(gt=0, le=_LARGEST), _needs(f"number > 0 and <= {_LARGEST:,.0f}")]
-NotNegative = Annotated[
-    float, Field(ge=0, le=_LARGEST), _needs(f"number >= 0 and <= {_LARGEST:,.0f}")
-]
-Alpha = Annotated[int, Field(ge=1, le=int(_LARGEST)), _needs("whole number from 1 to 1,000,000")]
-Share = Annotated[float, Field(ge=0, lt=1), _needs("number >= 0 and below 1")]
-GradientNorm = Annotated[
-    Annotated[float, Field(gt=0)] | None, _needs("number > 0, or null to switch clipping off,")
-]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], _needs("float32, bfloat16 or float16")]
-Cuts = Annotated[
-    Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | Literal["all"],
-    AfterValidator(_strictly_rising),
-    _needs("all, or a list of strictly rising whole numbers >= 1 such as [4, 8],"),
-]
-TargetModules = Annotated[
-    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    | Literal["all-linear"],
-    _needs("all-linear, or a list of module names such as [q_proj, v_proj],"),
-]
+from amaqctl.profile.value_types import (
+    RULE,
+    Alpha,
+    BaseBits,
+    Count,
+    CountFromZero,
+    Cuts,
+    Dtype,
+    Flag,
+    GradientNorm,
+    NotNegative,
+    OptionalText,
+    Positive,
+    Schedule,
+    Seed,
+    Share,
+    TargetModules,
+    Text,
+    Version,
+)
 
 
 class Section(BaseModel):
@@ -113,6 +59,11 @@ class ModelSection(Section):
         default=None, description="Hub branch, tag or commit; null is the default branch."
     )
     dtype: Dtype = Field(default="float32", description="Floating-point type of the base weights.")
+    base_bits: BaseBits = Field(
+        default=None,
+        description="Bits of a weight in the linear layers of blocks, 8 or 4 (nf4), to save "
+        "memory; null leaves them in dtype. Needs bitsandbytes.",
+    )
     local_files_only: Flag = Field(default=False, description="True never touches the network.")
 
 
@@ -273,6 +224,21 @@ class Profile(Section):
         default_factory=ClientsSection, description="Where one server has several clients."
     )
     output: OutputSection = Field(default_factory=OutputSection, description="Where runs go.")
+
+    @field_validator("lora")
+    @classmethod
+    def _trains_what_is_floating(
+        cls, lora: LoraSection | None, info: ValidationInfo
+    ) -> LoraSection | None:
+        model = info.data.get("model")  # absent when it is wrong itself
+        if lora is None and model is not None and model.base_bits is not None:
+            raise PydanticCustomError(
+                RULE,
+                "must not be null with model.base_bits {bits}: weights in {bits} bits cannot be "
+                "trained; keep the adapter, or set model.base_bits to null",
+                {"bits": model.base_bits},
+            )
+        return lora
 
 
 def profile_schema() -> dict[str, Any]:

@@ -91,11 +91,13 @@ class Cell:
 
 @cache
 def _quickstart() -> dict[str, Any]:
-    """What a cell takes from the profile that it changes; it has no several clients."""
+    """What a cell takes from the profile that it changes; it has no several clients, and its base
+    is as it came."""
     profile = load_profile("quickstart", []).profile
     dumped: dict[str, Any] = profile.model_dump(
         exclude={"description", "quantizers", "task", "output", "clients"}
     )
+    del dumped["model"]["base_bits"]
     return dumped
 
 
