@@ -1,5 +1,7 @@
 """The grid and the packed layout on an NVIDIA GPU: one kernel to encode, one to decode.
 
+Only a tensor on such a device leads here: triton is not needed elsewhere.
+
 The bytes are those of `amaqctl.bits.packing`, and the arithmetic is the grid's, operation by
 operation: float32, rounded to nearest, division included, and no product fused with a sum. A grid
 is any object with the fields of `Grid` below.
@@ -13,8 +15,6 @@ Legend: R rows, C columns, K = ceil(R/8) blocks of S = sum(widths) bytes, G grou
 P and Q rows of the grid's tables.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
@@ -23,14 +23,15 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
 from amaqctl.bits.packing import num_blocks, packed_bytes
 from amaqctl.bits.triton_kernels import decode_kernel, encode_kernel
 
-# Columns of one program: four a thread, so that a thread's values of a row are one load.
+# Columns of one program: four a thread, so that its values of a row are one load; two where bytes
+# go one by one, as a thread's columns are apart then, and each needs registers of its own.
 TILE_COLUMNS = 512
+TILE_COLUMNS_BY_BYTES = 256
 # Blocks that one program does in turn: what it knows of its columns is loaded once.
 TILE_BLOCKS = 4
 
@@ -84,7 +85,7 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None = None) -> Tensor
     values_RC = values_RC.contiguous()
     noise = None if noise is None else noise.contiguous()
     columns, launch, settings = _plan(num_rows, grid, device)
-    with _current(device):
+    with current(device):
         encode_kernel[launch](
             values_RC, noise, _as_words(data, columns.shared), *_tables(grid, columns),
             num_rows, num_columns, size // num_blocks(num_rows), grid.scale.shape[1],
@@ -115,7 +116,7 @@ def decode(
     data = data.contiguous()
     if data.data_ptr() % 8:  # a slice of a message: whole words are read below
         data = data.clone()
-    with _current(data.device):
+    with current(data.device):
         decode_kernel[launch](
             _as_words(data, columns.shared), values_RC, *_tables(grid, columns),
             num_rows, num_columns, data.numel() // num_blocks(num_rows), grid.scale.shape[1],
@@ -130,7 +131,8 @@ def _plan(
     """What is known of the columns, how many programs run, and the kernels' constants."""
     columns = _columns_on(grid.widths_C.numpy().tobytes(), device)
     num_columns = grid.widths_C.numel()
-    tile = max(32, min(TILE_COLUMNS, triton.next_power_of_2(num_columns)))
+    most = TILE_COLUMNS if columns.shared in (1, 2, 4, 8) else TILE_COLUMNS_BY_BYTES
+    tile = min(most, max(128, triton.next_power_of_2(num_columns)))
     num_programs = triton.cdiv(num_columns, tile) * triton.cdiv(num_blocks(num_rows), TILE_BLOCKS)
     offset_rows = 1 if grid.offset is None else grid.offset.shape[0]
     settings = {
@@ -177,6 +179,6 @@ def _as_words(data: Tensor, shared: int) -> Tensor:
     return data.view(words[shared]) if shared in words else data
 
 
-def _current(device: torch.device) -> AbstractContextManager[object]:
+def current(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device, which may be another GPU than the data's."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,21 +1,37 @@
-"""x"""
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The kernels behind `amaqctl.bits.triton_codec`, which says what they compute and why so.
+
+A program does a tile of columns of some blocks, one after the other. A table is a scale, zero
+point or offset of the grid, of one row for all rows of the values, one a row, or one a kind of
+row (the rules ``first``, ``same`` and ``kind``); what does not exist is None, and costs nothing.
+
+Legend: R rows, C columns, S bytes of a block of eight rows, G columns of a scale.
+"""
+
+# Compiled by triton, whose types are not Python's.
+# mypy: ignore-errors
+
+from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _tile(C, TILE: tl.constexpr, BLOCKS: tl.constexpr):
+def _tile(C, SHARED: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr):
     """A program's columns and the first of its blocks."""
     num_tiles = tl.cdiv(C, TILE)
     # Neighbours in time share rows: their pieces of them lie side by side in memory.
     columns = (tl.program_id(0) % num_tiles) * TILE + tl.arange(0, TILE)
+    if not ((SHARED == 1 or SHARED == 2) or (SHARED == 4 or SHARED == 8)):
+        # Bytes of neighbouring columns are stored one by one: neighbouring threads, not one
+        # thread, should have them, and so it must have the values, or each byte changes hands.
+        columns = tl.max_contiguous(columns, 1)
     return columns, (tl.program_id(0) // num_tiles) * BLOCKS
 
 
 @triton.jit
 def _bits_and_starts(bits_ptr, starts_ptr, columns, inside, SHARED: tl.constexpr):
+    """Widths of the columns, and where in a block their bytes start."""
     if SHARED > 0:
         bits = tl.full(columns.shape, SHARED, tl.int32)  # shifts by a constant
         starts = columns * SHARED
@@ -27,6 +43,7 @@ def _bits_and_starts(bits_ptr, starts_ptr, columns, inside, SHARED: tl.constexpr
 
 @triton.jit
 def _kind(kind_ptr, row, R):
+    """The kind of a row, 255 for padding; None where rows have none."""
     kind = None
     if kind_ptr is not None:
         kind = tl.load(kind_ptr + row, mask=row < R, other=0).to(tl.int32)
@@ -47,12 +64,11 @@ def _row_of(table_ptr, first, kind, row, R, stride, columns, inside,
             RULE: tl.constexpr, ONE: tl.constexpr):  # fmt: skip
     """What `_first_row` gives, of the row that serves row ``row`` of the values."""
     entries = first
-    if table_ptr is not None:
-        if RULE != "first":
-            # Rows past the last may read anything: they are not kept.
-            at = tl.minimum(row, R - 1) if RULE == "same" else tl.where(kind == 255, 0, kind)
-            row_ptr = table_ptr + tl.cast(at, tl.int64) * stride
-            entries = tl.load(row_ptr) if ONE else tl.load(row_ptr + columns, mask=inside, other=0)
+    if table_ptr is not None and RULE != "first":
+        # Rows past the last may read anything: they are not kept.
+        at = tl.minimum(row, R - 1) if RULE == "same" else tl.where(kind == 255, 0, kind)
+        row_ptr = table_ptr + tl.cast(at, tl.int64) * stride
+        entries = tl.load(row_ptr) if ONE else tl.load(row_ptr + columns, mask=inside, other=0)
     return entries
 
 
@@ -133,13 +149,30 @@ def _load_word(data_ptr, block, C, S, bits, starts, columns, inside,
 
 
 @triton.jit
+def _value(code, scale, zero, offset, bits, LEAST: tl.constexpr):
+    """What a code, as a float, stands for."""
+    f = code
+    if zero is not None:
+        f = f - zero
+    if LEAST <= 1:
+        f = tl.where(bits == 1, 1.0 + 2.0 * code, f)
+    y = f * scale
+    if LEAST == 0:
+        y = tl.where(bits == 0, 0.0, y)
+    if offset is not None:
+        y = y + offset
+    return y
+
+
+# Numbers of rows vary between calls: no kernel of its own for multiples of 16.
+@triton.jit(do_not_specialize=["R", "S", "G"])
 def encode_kernel(
     values_ptr, noise_ptr, data_ptr, bits_ptr, starts_ptr, scale_ptr, zero_ptr, offset_ptr,
     kind_ptr, R, C, S, G, GROUP, SCALE_ROW: tl.constexpr, OFFSET_ROW: tl.constexpr,
     ONE_SCALE: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr, SHARED: tl.constexpr,
     FULL: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr, ALL_CODES: tl.constexpr,
 ):  # fmt: skip
-    columns, first = _tile(C, TILE, BLOCKS)
+    columns, first = _tile(C, SHARED, TILE, BLOCKS)
     inside = columns < C
     bits, starts = _bits_and_starts(bits_ptr, starts_ptr, columns, inside, SHARED)
     keep = ((1 << bits) - 1).to(tl.uint32)
@@ -153,23 +186,37 @@ def encode_kernel(
         in_block = inside if FULL else inside & (block * 8 < R)
         low = tl.zeros(columns.shape, tl.uint32)
         high = tl.zeros(columns.shape, tl.uint32)
+        # All loads before the first division, whose slow path is a branch that no load passes.
+        loaded = ()
+        for step in tl.static_range(8):
+            row = block * 8 + step
+            here = inside if FULL else inside & (row < R)
+            row_ptr = values_ptr + tl.cast(row, tl.int64) * C
+            values = tl.load(row_ptr + columns, mask=here, other=0)
+            loaded = loaded + (values,)  # noqa: RUF005 - unpacking is not compiled
         for step in tl.static_range(8):
             # From the last row down: each shifts those after it up by its width.
             row = block * 8 + 7 - step
-            here = inside if FULL else inside & (row < R)
-            at = tl.cast(row, tl.int64) * C
             kind = _kind(kind_ptr, row, R)
-            scale = _row_of(scale_ptr, first_scale, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE)
-            zero = _row_of(zero_ptr, first_zero, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE)
-            offset = _row_of(offset_ptr, first_offset, kind, row, R, C, columns, inside, OFFSET_ROW, False)
-            v = tl.load(values_ptr + at + columns, mask=here, other=0).to(tl.float32)
+            scale = _row_of(
+                scale_ptr, first_scale, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE
+            )
+            zero = _row_of(
+                zero_ptr, first_zero, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE
+            )
+            offset = _row_of(
+                offset_ptr, first_offset, kind, row, R, C, columns, inside, OFFSET_ROW, False
+            )
+            v = loaded[7 - step].to(tl.float32)
             if offset is not None:
                 v = v - offset
             if kind is not None:
                 v = tl.where(kind == 255, 0.0, v)
             noise = None
             if noise_ptr is not None:
-                noise = tl.load(noise_ptr + at + columns, mask=here, other=0)
+                here = inside if FULL else inside & (row < R)
+                row_ptr = noise_ptr + tl.cast(row, tl.int64) * C
+                noise = tl.load(row_ptr + columns, mask=here, other=0)
             code = _code(v, noise, scale, zero, half, LEAST, ALL_CODES) & keep
             if not FULL:
                 code = tl.where(row < R, code, 0)
@@ -180,14 +227,14 @@ def encode_kernel(
         _store_word(data_ptr, block, C, S, low, high, bits, starts, columns, in_block, MOST, SHARED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "S", "G"])
 def decode_kernel(
     data_ptr, values_ptr, bits_ptr, starts_ptr, scale_ptr, zero_ptr, offset_ptr, kind_ptr,
     R, C, S, G, GROUP, SCALE_ROW: tl.constexpr, OFFSET_ROW: tl.constexpr,
     ONE_SCALE: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr, SHARED: tl.constexpr,
     FULL: tl.constexpr, TILE: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    columns, first = _tile(C, TILE, BLOCKS)
+    columns, first = _tile(C, SHARED, TILE, BLOCKS)
     inside = columns < C
     bits, starts = _bits_and_starts(bits_ptr, starts_ptr, columns, inside, SHARED)
     keep = ((1 << bits) - 1).to(tl.uint32)
@@ -201,15 +248,19 @@ def decode_kernel(
     for turn in tl.range(BLOCKS):
         block = first + turn
         in_block = inside if FULL else inside & (block * 8 < R)
-        low, high = _load_word(
-            data_ptr, block, C, S, bits, starts, columns, in_block, MOST, SHARED
-        )
+        low, high = _load_word(data_ptr, block, C, S, bits, starts, columns, in_block, MOST, SHARED)
         for step in tl.static_range(8):
             row = block * 8 + step
             kind = _kind(kind_ptr, row, R)
-            scale = _row_of(scale_ptr, first_scale, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE)
-            zero = _row_of(zero_ptr, first_zero, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE)
-            offset = _row_of(offset_ptr, first_offset, kind, row, R, C, columns, inside, OFFSET_ROW, False)
+            scale = _row_of(
+                scale_ptr, first_scale, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE
+            )
+            zero = _row_of(
+                zero_ptr, first_zero, kind, row, R, G, groups, inside, SCALE_ROW, ONE_SCALE
+            )
+            offset = _row_of(
+                offset_ptr, first_offset, kind, row, R, C, columns, inside, OFFSET_ROW, False
+            )
             if step < 4 or MOST <= 4:
                 word = low
                 low = low >> bits
@@ -220,21 +271,6 @@ def decode_kernel(
             y = _value(code, scale, zero, offset, bits, LEAST)
             if values_ptr.dtype.element_ty == tl.float16:
                 y = tl.minimum(tl.maximum(y, -65504.0), 65504.0)
-            at = tl.cast(row, tl.int64) * C
             here = inside if FULL else inside & (row < R)
-            tl.store(values_ptr + at + columns, y.to(values_ptr.dtype.element_ty), mask=here)
-
-
-@triton.jit
-def _value(code, scale, zero, offset, bits, LEAST: tl.constexpr):
-    f = code
-    if zero is not None:
-        f = f - zero
-    if LEAST <= 1:
-        f = tl.where(bits == 1, 1.0 + 2.0 * code, f)
-    y = f * scale
-    if LEAST == 0:
-        y = tl.where(bits == 0, 0.0, y)
-    if offset is not None:
-        y = y + offset
-    return y
+            row_ptr = values_ptr + tl.cast(row, tl.int64) * C
+            tl.store(row_ptr + columns, y.to(values_ptr.dtype.element_ty), mask=here)
