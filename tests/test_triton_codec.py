@@ -67,8 +67,8 @@ def _plain(values_RC: Tensor, widths_C: Tensor) -> Grid:
     return Grid(widths_C, step_size(peak_C, BitAllocation(widths_C, "channel")))
 
 
-def _check(values_RC: Tensor, tables: Grid, noise: Tensor | None = None) -> None:
-    """Bytes, and values in all dtypes, against the formulas."""
+def _check(values_RC: Tensor, tables: Grid, noise: Tensor | None = None) -> Tensor:
+    """Bytes, which are returned, and values against the formulas."""
     from amaqctl.bits import triton_codec
 
     codes_RC = expected_codes(values_RC, tables, noise)
@@ -80,9 +80,11 @@ def _check(values_RC: Tensor, tables: Grid, noise: Tensor | None = None) -> None
     assert data.dtype == torch.uint8
     assert torch.equal(data.cpu(), wanted)
     values32_RC = expected_values(codes_RC, tables)
-    for dtype in DTYPES:
+    # The interpreter takes its time: there, one dtype, the values' own, beside float32.
+    for dtype in DTYPES if DEVICE == "cuda" else {torch.float32, values_RC.dtype}:
         decoded_RC = triton_codec.decode(data, values_RC.shape[0], there, dtype)
         _check_same(decoded_RC.cpu(), cast(values32_RC, dtype))
+    return data
 
 
 def _check_same(got: Tensor, wanted: Tensor) -> None:
@@ -97,16 +99,14 @@ def _check_same(got: Tensor, wanted: Tensor) -> None:
 
 
 def _check_plain(values_RC: Tensor, widths_C: Tensor) -> None:
-    from amaqctl.bits import triton_codec
-
+    """Against the plain torch codec too, for both it and the kernels agree with the formulas."""
     tables = _plain(values_RC, widths_C)
-    _check(values_RC, tables)
+    data = _check(values_RC, tables)
     allocation = BitAllocation(widths_C, "channel")
     packed = grid.encode(values_RC.to(torch.float32), tables.scale, allocation)
-    data = triton_codec.encode(values_RC.to(DEVICE), tables.to(DEVICE))
     assert torch.equal(data.cpu(), packed.data)
-    decoded_RC = triton_codec.decode(data, len(values_RC), tables.to(DEVICE))
-    assert torch.equal(decoded_RC.cpu(), grid.decode(packed, tables.scale))
+    decoded_RC = expected_values(expected_codes(values_RC, tables), tables)
+    assert torch.equal(decoded_RC, grid.decode(packed, tables.scale))
 
 
 @runs_kernels
@@ -126,11 +126,11 @@ def test_mixed_widths_in_every_shape(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("least,most", [(0, 4), (2, 6), (3, 8)])
 def test_every_dtype(dtype: torch.dtype, least: int, most: int) -> None:
-    _check_plain(_values((40, 64), dtype), mixed_widths(64, least, most))
+    _check_plain(_values((16, 64), dtype), mixed_widths(64, least, most))
 
 
 @runs_kernels
-@pytest.mark.parametrize("columns", [600, 1100])
+@pytest.mark.parametrize("columns", [300, 600])
 @pytest.mark.parametrize("least,most", [(4, 4), (3, 8)])
 def test_more_columns_than_a_program_has(columns: int, least: int, most: int) -> None:
     _check_plain(_values((9, columns)), mixed_widths(columns, least, most))
@@ -173,11 +173,11 @@ def _kinds(num_rows: int) -> Tensor:
 @pytest.mark.parametrize("offset_rows", [1, 2, None])
 @pytest.mark.parametrize("scale_rows", [1, 2])
 def test_kinds_of_rows(scale_rows: int, offset_rows: int | None) -> None:
-    values_RC = _values((41, 64), torch.bfloat16)
+    values_RC = _values((17, 64), torch.bfloat16)
     generator = torch.Generator().manual_seed(4)
     scale = torch.rand(scale_rows, 64, generator=generator) * torch.tensor([[1.0], [9.0]])
     offset = None if offset_rows is None else torch.randn(offset_rows, 64, generator=generator)
-    tables = Grid(mixed_widths(64), scale[:scale_rows], offset=offset, row_kind=_kinds(41))
+    tables = Grid(mixed_widths(64), scale[:scale_rows], offset=offset, row_kind=_kinds(17))
     _check(values_RC, tables)
     _check(values_RC, replace(tables, zero_point=torch.full((scale_rows, 64), 2.0)))
 
@@ -205,8 +205,8 @@ def test_all_codes_with_negative_scales(scale_rows: int, group_size: int) -> Non
 @runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_noise(dtype: torch.dtype) -> None:
-    values_RC = _values((40, 130), dtype)
-    noise = torch.rand((40, 130), generator=torch.Generator().manual_seed(7))
+    values_RC = _values((16, 130), dtype)
+    noise = torch.rand((16, 130), generator=torch.Generator().manual_seed(7))
     noise[::3] = 0.0
     _check(values_RC, _plain(values_RC, mixed_widths(130)), noise)
 
@@ -224,6 +224,7 @@ def test_zero_scales_and_zero_values() -> None:
 
 
 @runs_kernels
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # the interpreter's
 @pytest.mark.parametrize("scale", [0.5, 0.1, 3.0e-39, 1.0e30])
 def test_halves_and_quotients_of_all_sizes(scale: float) -> None:
     halves = torch.arange(-80, 80, dtype=torch.float32) / 2
@@ -263,22 +264,28 @@ def test_nothing_to_do(shape: tuple[int, int]) -> None:
 
 @runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(1, 1), (9, 130), (130, 600), (9, 2100)], ids=str)
-def test_peaks_and_bounds(shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (9, 130), (2, 2100)], ids=str)
+def test_peaks_of_rows(shape: tuple[int, int], dtype: torch.dtype) -> None:
     from amaqctl.bits import triton_stats
 
     values_RC = _values(shape, dtype)
-    there = values_RC.to(DEVICE)
-    values32_RC = values_RC.to(torch.float32)
-    assert torch.equal(triton_stats.row_peak(there).cpu(), values32_RC.abs().amax(dim=1))
-    kind = _kinds(shape[0])
-    got = triton_stats.column_bounds(there, kind.to(DEVICE))
-    usual_RC = values32_RC[kind == 0]
-    assert torch.equal(got[0].cpu(), usual_RC.amin(dim=0))
-    assert torch.equal(got[1].cpu(), usual_RC.amax(dim=0))
+    peak_R = triton_stats.row_peak(values_RC.to(DEVICE))
+    assert torch.equal(peak_R.cpu(), values_RC.to(torch.float32).abs().amax(dim=1))
+
+
+@runs_kernels
+@pytest.mark.parametrize("shape", [(1, 1), (9, 130), (70, 600)], ids=str)
+def test_bounds_of_columns(shape: tuple[int, int]) -> None:
+    from amaqctl.bits import triton_stats
+
+    values_RC = _values(shape, DTYPES[shape[0] % 3])
+    values32_RC, there, kind = values_RC.to(torch.float32), values_RC.to(DEVICE), _kinds(shape[0])
+    for rows, row_kind in ((kind == 0, kind.to(DEVICE)), (kind >= 0, None)):
+        low_C, high_C = triton_stats.column_bounds(there, row_kind)
+        assert torch.equal(low_C.cpu(), values32_RC[rows].amin(dim=0))
+        assert torch.equal(high_C.cpu(), values32_RC[rows].amax(dim=0))
     low_C, high_C = triton_stats.column_bounds(there, torch.ones_like(kind).to(DEVICE))
     assert bool((low_C == torch.inf).all() and (high_C == -torch.inf).all())
-    assert torch.equal(triton_stats.column_bounds(there, None)[0].cpu(), values32_RC.amin(dim=0))
 
 
 @needs_gpu

@@ -25,7 +25,7 @@ import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from amaqctl.bits.packing import num_blocks, packed_bytes
+from amaqctl.bits.packing import BLOCK_ROWS, num_blocks, packed_bytes
 from amaqctl.bits.triton_kernels import decode_kernel, encode_kernel
 
 # Columns of one program: four a thread, so that its values of a row are one load; two where bytes
@@ -133,7 +133,8 @@ def _plan(
     num_columns = grid.widths_C.numel()
     most = TILE_COLUMNS if columns.shared in (1, 2, 4, 8) else TILE_COLUMNS_BY_BYTES
     tile = min(most, max(128, triton.next_power_of_2(num_columns)))
-    num_programs = triton.cdiv(num_columns, tile) * triton.cdiv(num_blocks(num_rows), TILE_BLOCKS)
+    blocks = min(TILE_BLOCKS, triton.next_power_of_2(num_blocks(num_rows)))
+    num_programs = triton.cdiv(num_columns, tile) * triton.cdiv(num_blocks(num_rows), blocks)
     offset_rows = 1 if grid.offset is None else grid.offset.shape[0]
     settings = {
         "SCALE_ROW": _row_rule(grid.scale.shape[0], grid.row_kind),
@@ -142,9 +143,9 @@ def _plan(
         "LEAST": columns.least,
         "MOST": columns.most,
         "SHARED": columns.shared,
-        "FULL": num_rows % (8 * TILE_BLOCKS) == 0,
+        "FULL": num_rows % (BLOCK_ROWS * blocks) == 0,
         "TILE": tile,
-        "BLOCKS": TILE_BLOCKS,
+        "BLOCKS": blocks,
         "num_warps": 4,
         # A product fused with the sum after it would round once where the grid rounds twice.
         "enable_fp_fusion": False,
