@@ -232,10 +232,11 @@ def test_halves_and_quotients_of_all_sizes(scale: float) -> None:
     # A step of float32 to either side of what may be half a step of the grid.
     values_RC[1::3] = torch.nextafter(values_RC[1::3], torch.tensor(torch.inf))
     values_RC[2::3] = torch.nextafter(values_RC[2::3], torch.tensor(-torch.inf))
-    values_RC[8] = halves * 1.0e36
+    values_RC[7], values_RC[8] = halves * 1.0e-10, halves * 1.0e36
     tables = Grid(mixed_widths(160, 1), torch.full((1, 160), scale), all_codes=True)
     _check(values_RC, tables)
     _check(values_RC, replace(tables, zero_point=torch.full((1, 160), -3.0)))
+    _check(values_RC, tables, torch.zeros(9, 160))
 
 
 @runs_kernels

@@ -80,12 +80,19 @@ def _rounded(q):
 
 
 @triton.jit
+def _floored(q):
+    """The floor of any float32. That of the core language takes a tiny negative number for 0."""
+    nearest = _rounded(q)
+    return tl.where(nearest > q, nearest - 1.0, nearest)
+
+
+@triton.jit
 def _code(v, noise, scale, zero, half, LEAST: tl.constexpr, ALL_CODES: tl.constexpr):
     """Codes as uint32, whose lowest eight bits are two's complement."""
     # -v / |s| is v / s, bit for bit.
     q = tl.div_rn(v, tl.where(tl.abs(scale) > 0, scale, float("inf")))
     if noise is not None:
-        q = tl.floor(q + noise)
+        q = _floored(q + noise)
     if zero is not None:
         q = (_rounded(q) if noise is None else q) + zero
     # The bounds are integers, so that clamping may come before the last rounding.
