@@ -59,6 +59,7 @@ class _Columns(NamedTuple):
     bits_C: Tensor
     starts_C: Tensor
     least: int
+    """No width is less, so that what widths of 0 and 1 need is left out where there are none."""
     most: int
     shared: int
     """The width in bits that all columns have, 0 where they differ."""
@@ -159,6 +160,9 @@ def _columns_on(widths: bytes, device: torch.device) -> _Columns:
     starts_C = (bits_C.cumsum(0) - bits_C).to(torch.int32)
     least, most = min(widths), max(widths)
     shared = most if least == most else 0
+    # As few kernels as there are kinds: compiling one takes a second, and widths may change.
+    if not shared:
+        least, most = min(least, 2), 4 if most <= 4 else 8
     return _Columns(bits_C.to(device), starts_C.to(device), least, most, shared)
 
 

@@ -30,17 +30,15 @@ def row_peak(values_RC: Tensor) -> Tensor:
         float32, shape (R,).
     """
     num_rows, num_columns = values_RC.shape
-    peak_R = torch.zeros(num_rows, dtype=torch.float32, device=values_RC.device)
-    if values_RC.numel():
-        tile = min(PEAK_TILE, max(128, triton.next_power_of_2(num_columns)))
-        with current(values_RC.device):
-            _peak_kernel[(num_rows,)](
-                values_RC.contiguous(),
-                peak_R,
-                num_columns,
-                TURNS=triton.cdiv(num_columns, tile),
-                TILE=tile,
-            )
+    if values_RC.numel() == 0:
+        return torch.zeros(num_rows, dtype=torch.float32, device=values_RC.device)
+    peak_R = torch.empty(num_rows, dtype=torch.float32, device=values_RC.device)
+    tile = min(PEAK_TILE, max(128, triton.next_power_of_2(num_columns)))
+    with current(values_RC.device):
+        _peak_kernel[(num_rows,)](
+            values_RC.contiguous(), peak_R, num_columns,
+            TURNS=triton.cdiv(num_columns, tile), TILE=tile,
+        )  # fmt: skip
     return peak_R
 
 
@@ -55,18 +53,19 @@ def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, T
         Two float32 vectors, shape (C,): +inf and -inf where no row is of kind 0.
     """
     num_rows, num_columns = values_RC.shape
-    num_parts = max(1, triton.cdiv(num_rows, BOUNDS_ROWS))
-    shape, device = (num_parts, num_columns), values_RC.device
-    low_PC = torch.full(shape, torch.inf, dtype=torch.float32, device=device)
-    high_PC = torch.full(shape, -torch.inf, dtype=torch.float32, device=device)
-    if values_RC.numel():
-        kind = None if row_kind is None else row_kind.contiguous()
-        num_tiles = triton.cdiv(num_columns, BOUNDS_TILE)
-        with current(device):
-            _bounds_kernel[(num_tiles * num_parts,)](
-                values_RC.contiguous(), kind, low_PC, high_PC, num_rows, num_columns,
-                ROWS=BOUNDS_ROWS, TILE=BOUNDS_TILE,
-            )  # fmt: skip
+    device = values_RC.device
+    if values_RC.numel() == 0:
+        low_C = torch.full((num_columns,), torch.inf, dtype=torch.float32, device=device)
+        return low_C, -low_C
+    num_parts, num_tiles = triton.cdiv(num_rows, BOUNDS_ROWS), triton.cdiv(num_columns, BOUNDS_TILE)
+    low_PC = torch.empty((num_parts, num_columns), dtype=torch.float32, device=device)
+    high_PC = torch.empty_like(low_PC)
+    kind = None if row_kind is None else row_kind.contiguous()
+    with current(device):
+        _bounds_kernel[(num_tiles * num_parts,)](
+            values_RC.contiguous(), kind, low_PC, high_PC, num_rows, num_columns,
+            ROWS=BOUNDS_ROWS, TILE=BOUNDS_TILE,
+        )  # fmt: skip
     return low_PC.amin(dim=0), high_PC.amax(dim=0)
 
 

@@ -36,7 +36,8 @@ class Grid:
 
 def microseconds(work: Callable[[], object], rounds: int) -> float:
     """Median time of one call on the device, with the values no longer in its cache."""
-    sweep = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")  # more than the L2 cache
+    # More than the L2 cache, and so long that the work is launched before the device is done.
+    sweep = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     times = []
     for turn in range(WARM_UP + rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
