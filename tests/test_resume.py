@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from amaqctl.build import Built, build
 from amaqctl.cli.main import app
 from amaqctl.engine.checkpoint_folder import all_checkpoints, fault_of
-from amaqctl.engine.identity import weights_digest
+from amaqctl.engine.identity import differences, weights_digest
 from amaqctl.engine.run_folder import RunFolder
 from amaqctl.errors import InputError, ResumeError
 from amaqctl.profile import load_profile
@@ -426,6 +426,14 @@ def no_heavy_imports(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
     argv = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(argv, capture_output=True, text=True)
+
+
+def test_a_key_of_a_later_version_that_is_null_does_as_without() -> None:
+    then = {"profile": {"model": {"id": "tiny", "revision": None}}}
+    now = {"profile": {"model": {"id": "tiny", "revision": None, "base_bits": None}}}
+    assert differences(then, now) == differences(now, then) == []
+    now["profile"]["model"]["base_bits"] = 8
+    assert differences(then, now) == ["profile.model.base_bits: absent then, 8 now"]
 
 
 def test_a_run_killed_at_its_very_end_is_swept_as_it_is_refused(

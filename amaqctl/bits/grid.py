@@ -22,12 +22,12 @@ Legend: R rows, C columns of one width each. A scale is any shape that broadcast
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from amaqctl.bits import grid_rows, native
+from amaqctl.bits import grid_rows, library, native
 from amaqctl.bits.allocation import BitAllocation
 from amaqctl.bits.codes import PackedCodes
 from amaqctl.bits.packing import half_range
@@ -75,15 +75,27 @@ class Grid:
             noise: float32 in [0, 1), (R, C): stochastic rounding floor(x/s + noise); None rounds
                 to nearest.
         """
-        encode_ = native.encode if native.takes(values_RC, self) else grid_rows.encode
-        data = encode_(values_RC, self, noise)
+        data = _implementation(values_RC, self).encode(values_RC, self, noise)
         return PackedCodes(data, values_RC.shape[0], self.allocation)
 
     def decode(self, packed: PackedCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         """Unpack and dequantize: (R, C), rounded to ``dtype``; float16 holds at most ±65504."""
         like = torch.empty((0, 0), dtype=dtype, device=packed.data.device)
-        decode_ = native.decode if native.takes(like, self) else grid_rows.decode
-        return decode_(packed.data, packed.num_rows, self, dtype)
+        values_RC: Tensor = _implementation(like, self).decode(
+            packed.data, packed.num_rows, self, dtype
+        )
+        return values_RC
+
+
+def _implementation(values: Tensor, grid: Grid) -> Any:
+    """The module that encodes and decodes values of this type and device."""
+    if native.takes(values, grid):
+        return native
+    if values.device.type == "cuda" and library.has_triton():
+        from amaqctl.bits import triton_codec
+
+        return triton_codec
+    return grid_rows
 
 
 def largest_code(widths: Tensor) -> Tensor:

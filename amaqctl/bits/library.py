@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -50,6 +51,12 @@ def loaded() -> ctypes.CDLL | None:
             continue
         return opened
     return None
+
+
+@cache
+def has_triton() -> bool:
+    """Whether kernels can be compiled for an NVIDIA GPU; what is switched off here is there too."""
+    return os.environ.get("AMAQCTL_NATIVE") != "0" and find_spec("triton") is not None
 
 
 def state() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amaqctl.bits import native
+from amaqctl.bits import library, native
 from amaqctl.bits.grid_rows import chunks
 
 MAX_SAMPLE_ROWS = 512
@@ -24,6 +24,10 @@ def row_peaks(values_RC: Tensor) -> Tensor:
     """Largest magnitude of each row: float32, (R,); 0 where there are no columns."""
     if native.takes_values(values_RC):
         return native.row_peaks(values_RC)
+    if values_RC.device.type == "cuda" and library.has_triton():
+        from amaqctl.bits import triton_stats
+
+        return triton_stats.row_peak(values_RC)
     if not values_RC.numel():
         return torch.zeros(values_RC.shape[0], device=values_RC.device)
     return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).to(torch.float32)
@@ -37,6 +41,12 @@ def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, T
     if native.takes_values(values_RC):
         return native.column_bounds(values_RC, row_kind)
     num_rows, num_columns = values_RC.shape
+    if values_RC.device.type == "cuda" and library.has_triton():
+        from amaqctl.bits import triton_stats
+
+        if row_kind is None:
+            row_kind = torch.zeros(num_rows, dtype=torch.uint8, device=values_RC.device)
+        return triton_stats.column_bounds(values_RC, row_kind)
     low_C = torch.full((num_columns,), torch.inf, device=values_RC.device)
     high_C = -low_C
     for rows in chunks(num_rows, num_columns):

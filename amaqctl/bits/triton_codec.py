@@ -25,8 +25,9 @@ import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from amaqctl.bits.packing import BLOCK_ROWS, num_blocks, packed_bytes
+from amaqctl.bits.packing import num_blocks, packed_bytes
 from amaqctl.bits.triton_kernels import decode_kernel, encode_kernel
+from amaqctl.bits.words import BLOCK_ROWS
 
 # Columns of one program: four a thread, so that its values of a row are one load; two where bytes
 # go one by one, as a thread's columns are apart then, and each needs registers of its own.

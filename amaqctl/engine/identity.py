@@ -61,14 +61,15 @@ def quantizer_options(stages: Mapping[int, Stage]) -> dict[str, Any]:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, one entry a key: ``profile.lora.r: 8 then, 4 now``.
 
-    Where a model or data lie does not count as long as they are the same.
+    Where a model or data lie does not count as long as they are the same. A key that came with a
+    later version and is null does as it was without.
     """
     before, after = dict(_flat(then, "")), dict(_flat(now, ""))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key}: {_told(_shown(before, key))} then, {_told(_shown(after, key))} now"
         for key in keys
-        if _shown(before, key) != _shown(after, key) and not _is_only_place(key, before, after)
+        if _value(before, key) != _value(after, key) and not _is_only_place(key, before, after)
     ]
 
 
@@ -88,6 +89,10 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _value(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat.get(key), ensure_ascii=False)
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
