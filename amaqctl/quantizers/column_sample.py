@@ -135,7 +135,9 @@ class ColumnSample:
                 _squared_steps(b, *grids) for b in (self.low_C, self.high_C)
             )
             num_rows += 2
-        return squares_NC.view(shape) * step_WHC.to(torch.float64).square() / max(num_rows, 1)
+        # Over a tensor: over a Python number CUDA multiplies by the reciprocal.
+        count = squares_NC.new_tensor(max(num_rows, 1))
+        return squares_NC.view(shape) * step_WHC.to(torch.float64).square() / count
 
     def _parts(self, bits: int) -> Tensor:
         """Values in whole parts, 2^-bits of the power of two above the peak, float64."""
@@ -144,7 +146,7 @@ class ColumnSample:
 
     def _mean_of(self, parts_SC: Tensor, bits: int, power: int = 1) -> Tensor:
         """Their mean, to a power of the values, from a sum that is exact, float32."""
-        mean_C = parts_SC.sum(0) / max(len(parts_SC), 1)
+        mean_C = parts_SC.sum(0) / parts_SC.new_tensor(max(len(parts_SC), 1))
         exponent_C = torch.frexp(self.peak_C).exponent - bits
         return torch.ldexp(mean_C, power * exponent_C).to(torch.float32)
 
