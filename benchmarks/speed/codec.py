@@ -4,7 +4,8 @@
 
 Encode is `quantize` and `Message.to_bytes`, decode is `Message.from_bytes` and `dequantize`, both
 through the checks of a channel's ends. `amaq` is timed as it trains: 16 steps in a row, of which
-two measure error curves, gradients observed; its figure is the mean. `aq-sgd` is on later visits.
+two measure error curves (on the large shape 8 and one), gradients observed; its figure is the
+mean. `aq-sgd` is on later visits.
 Prints the part of the record; `run.py` makes both implementations of it.
 """
 
@@ -26,6 +27,7 @@ from amaqctl.wire import Message
 
 ROUNDS = 5
 STEPS = 16
+"""Consecutive steps of `amaq` in a round; half as many on the large shape, with one error curve."""
 _WARM_UP_STEPS = 8
 _TOTAL_STEPS = 1000
 
@@ -84,9 +86,8 @@ class CodecCase:
             yield end, resolved.end(site, torch.device(self.device))
 
     def calls(self) -> list[Call]:
-        """One round; the first is longer by a few steps, in which memories and means begin."""
-        warm_up = 0 if self._step else _WARM_UP_STEPS
-        return [self._call() for _ in range(warm_up + self._num_calls)][warm_up:]
+        """One round; in the first, which does not count, memories and means begin."""
+        return [self._call() for _ in range(self._num_calls if self._step else _WARM_UP_STEPS)]
 
     def _call(self) -> Call:
         step, self._step = self._step, self._step + 1
@@ -118,7 +119,7 @@ class CodecCase:
 def num_calls(method: Method, shape: Shape) -> int:
     """Calls in a round."""
     if method.varies:
-        return STEPS
+        return STEPS // 2 if shape == LARGE else STEPS
     return 2 if shape == LARGE else 8
 
 

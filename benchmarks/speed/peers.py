@@ -118,9 +118,7 @@ def torch_per_channel() -> Codec:
         zero_R = torch.zeros(len(x_RC), dtype=torch.int64)
         return torch.quantize_per_channel(x_RC, scale_R, zero_R, 0, torch.qint8)
 
-    return Codec(
-        encode, lambda made: made.dequantize(), lambda made: made.numel() + 4 * len(made)
-    )
+    return Codec(encode, lambda made: made.dequantize(), lambda made: made.numel() + 4 * len(made))
 
 
 def numpy_packbits() -> Codec:
