@@ -16,7 +16,7 @@ from codec import AMAQ, FIXED, GROUP, CodecCase, Method, has_native
 from inputs import Shape
 from timing import Call, Seconds, Timed, printed, round_robin, spread
 
-ROUNDS = 5
+ROUNDS = 3
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 CUTS = (1, 2, 4, 8, 16)
 _CHANNELS, _TOKENS = 576, 512

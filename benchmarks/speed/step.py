@@ -1,6 +1,6 @@
 """What the cut costs: whole training steps, split on loopback and unsplit, on the same batches.
 
-    python benchmarks/speed/step.py [--quick] [--steps 16] [--profile quickstart] [--set KEY=VALUE]…
+    python benchmarks/speed/step.py [--quick] [--steps 8] [--profile quickstart] [--set KEY=VALUE]…
 
 SmolLM2-135M with LoRA, 4 x 128 tokens, in bfloat16 and in float32. The kinds of step take turns in
 one process, on as many threads as torch takes; ratios are of one turn, medians over the turns. The
@@ -37,7 +37,7 @@ from amaqctl.wire import Message
 
 DTYPES = ("float32", "bfloat16")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-STEPS = 16
+STEPS = 8
 _WARM_UP = 2
 _STEPS_FOR_MEMORY = 4
 
