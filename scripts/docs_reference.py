@@ -23,7 +23,7 @@ _GROUPS: list[tuple[str, Any, list[str]]] = [
     ("Steps that most take", contract, ["rows_of", "num_rows", "restored", "side_values"]),
     ("", contract, ["rounding_noise"]),
     ("The grid", bits, ["encode", "decode", "step_size", "largest_code", "nearest_codes"]),
-    ("", bits, ["values_of_codes"]),
+    ("", bits, ["values_of_codes", "Grid"]),
 ]
 
 

@@ -149,9 +149,9 @@ PUBLIC_OF_QUANTIZER = {
     "rounding_noise", "rows_of", "side_values",
 }  # fmt: skip
 PUBLIC_OF_BITS = {
-    "BLOCK_ROWS", "WIDTHS", "Axis", "BitAllocation", "PackedCodes", "Rounding", "decode", "encode",
-    "largest_code", "nearest_codes", "pack", "packed_bytes", "step_size", "unpack",
-    "values_of_codes",
+    "BLOCK_ROWS", "PADDING", "WIDTHS", "Axis", "BitAllocation", "Grid", "PackedCodes", "Rounding",
+    "decode", "encode", "largest_code", "nearest_codes", "pack", "packed_bytes", "step_size",
+    "unpack", "values_of_codes",
 }  # fmt: skip
 CONTRACT_METHODS = {
     "quantize", "dequantize", "layout", "surrogate", "penalty", "param_groups", "allocation",

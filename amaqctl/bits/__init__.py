@@ -15,7 +15,7 @@ from amaqctl.bits.grid import (
     step_size,
     values_of_codes,
 )
-from amaqctl.bits.grid_rows import PADDING
+from amaqctl.bits.grid_tables import PADDING
 from amaqctl.bits.packing import WIDTHS, pack, packed_bytes, unpack
 from amaqctl.bits.words import BLOCK_ROWS
 

@@ -9,23 +9,18 @@ Legend: R rows, C columns; r rows of a chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from amaqctl.bits.grid_tables import PADDING, GridTables
 from amaqctl.bits.packing import half_range, num_blocks, pack_fitting, unpack
 from amaqctl.bits.words import BLOCK_ROWS
 
-if TYPE_CHECKING:
-    from amaqctl.bits.grid import Grid
-
-PADDING = 255
-"""Kind of a row whose values count as zero."""
 _CHUNK_VALUES = 2**18
 
 
-def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
+def encode(values_RC: Tensor, grid: GridTables, noise: Tensor | None) -> Tensor:
     """Bytes of `Grid.encode`: uint8, (ceil(R/8) · sum of widths,)."""
     num_rows, num_columns = values_RC.shape
     block_bytes = int(grid.widths_C.sum(dtype=torch.int64))
@@ -40,7 +35,7 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
     return data
 
 
-def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+def decode(data: Tensor, num_rows: int, grid: GridTables, dtype: torch.dtype) -> Tensor:
     """Values of `Grid.decode`, (R, C)."""
     num_columns = grid.widths_C.numel()
     block_bytes = int(grid.widths_C.sum(dtype=torch.int64))
@@ -59,7 +54,7 @@ def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tenso
     return values_RC
 
 
-def values_of(codes_rC: Tensor, grid: Grid, rows: slice) -> Tensor:
+def values_of(codes_rC: Tensor, grid: GridTables, rows: slice) -> Tensor:
     """x̂ of the codes of some rows: float32, (r, C)."""
     values_rC = codes_rC.to(torch.float32)
     if grid.zero_point is not None:
@@ -74,7 +69,7 @@ def values_of(codes_rC: Tensor, grid: Grid, rows: slice) -> Tensor:
     return values_rC if grid.offset is None else values_rC + _of_rows(grid.offset, grid, rows)
 
 
-def _codes(values_RC: Tensor, grid: Grid, rows: slice, noise: Tensor | None) -> Tensor:
+def _codes(values_RC: Tensor, grid: GridTables, rows: slice, noise: Tensor | None) -> Tensor:
     """Codes of some rows: int8, (r, C)."""
     values_rC = values_RC[rows].to(torch.float32)
     if grid.offset is not None:
@@ -99,7 +94,7 @@ def _codes(values_RC: Tensor, grid: Grid, rows: slice, noise: Tensor | None) -> 
     return torch.where(is_sign_C, -is_negative_rC.to(torch.int8), codes_rC)
 
 
-def _of_rows(table: Tensor, grid: Grid, rows: slice) -> Tensor:
+def _of_rows(table: Tensor, grid: GridTables, rows: slice) -> Tensor:
     """The rows of a table that some rows of the matrix mean."""
     if table.shape[0] == 1:
         return table
@@ -109,7 +104,7 @@ def _of_rows(table: Tensor, grid: Grid, rows: slice) -> Tensor:
     return table[torch.where(kind_r == PADDING, 0, kind_r)]
 
 
-def _by_column(grid: Grid, of_groups: Tensor) -> Tensor:
+def _by_column(grid: GridTables, of_groups: Tensor) -> Tensor:
     """A value for each column, out of one for each group of them."""
     num_columns = grid.widths_C.numel()
     if grid.group_size == 1 or of_groups.shape[1] == 1:

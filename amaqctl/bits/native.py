@@ -1,22 +1,18 @@
 """Grids and the passes of their statistics through the compiled codec, `amaqctl.bits.library`.
 
-Legend: R rows, C columns; P, Q rows of the tables of a `Grid`, G its groups of columns.
+Legend: R rows, C columns; P, Q rows of the tables of a grid, G its groups of columns.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from amaqctl.bits import library
-from amaqctl.bits.grid_rows import PADDING
+from amaqctl.bits.grid_tables import PADDING, GridTables
 from amaqctl.bits.packing import num_blocks
-
-if TYPE_CHECKING:
-    from amaqctl.bits.grid import Grid
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _LARGEST_ZERO_POINT = 2.0**20
@@ -46,7 +42,7 @@ def takes_values(values: Tensor) -> bool:
     return library.loaded() is not None and values.device.type == "cpu" and values.dtype in _DTYPES
 
 
-def takes(values: Tensor, grid: Grid) -> bool:
+def takes(values: Tensor, grid: GridTables) -> bool:
     """Whether values of this type and device can go through the compiled codec with this grid."""
     if not takes_values(values):
         return False
@@ -56,7 +52,7 @@ def takes(values: Tensor, grid: Grid) -> bool:
     return zero is None or not zero.numel() or float(zero.abs().max()) <= _LARGEST_ZERO_POINT
 
 
-def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
+def encode(values_RC: Tensor, grid: GridTables, noise: Tensor | None) -> Tensor:
     """Bytes of `Grid.encode`: uint8, (ceil(R/8) · sum of widths,)."""
     values_RC = values_RC.contiguous()
     kept, described = _described(values_RC.shape[0], values_RC.dtype, grid, noise)
@@ -69,7 +65,7 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None) -> Tensor:
     return data
 
 
-def decode(data: Tensor, num_rows: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+def decode(data: Tensor, num_rows: int, grid: GridTables, dtype: torch.dtype) -> Tensor:
     """Values of `Grid.decode`, (R, C)."""
     data = data.contiguous()
     kept, described = _described(num_rows, dtype, grid, None)
@@ -132,7 +128,7 @@ def _matrix(values_RC: Tensor) -> _Grid:
 
 
 def _described(
-    num_rows: int, dtype: torch.dtype, grid: Grid, noise: Tensor | None
+    num_rows: int, dtype: torch.dtype, grid: GridTables, noise: Tensor | None
 ) -> tuple[list[Tensor], _Grid]:
     """The grid for C, and the tensors that it points into, which must outlive it."""
     widths_C = grid.widths_C.contiguous()
@@ -159,7 +155,7 @@ def _described(
     return [t for t in (widths_C, *tables, kind) if t is not None], described
 
 
-def _check_tables(num_rows: int, grid: Grid) -> None:
+def _check_tables(num_rows: int, grid: GridTables) -> None:
     """No table is read beyond its end, whatever a caller made of it."""
     num_columns = grid.widths_C.numel()
     kind = grid.row_kind

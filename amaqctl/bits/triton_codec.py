@@ -3,8 +3,7 @@
 Only a tensor on such a device leads here: triton is not needed elsewhere.
 
 The bytes are those of `amaqctl.bits.packing`, and the arithmetic is the grid's, operation by
-operation: float32, rounded to nearest, division included, and no product fused with a sum. A grid
-is any object with the fields of `Grid` below.
+operation: float32, rounded to nearest, division included, and no product fused with a sum.
 
 The kernels are bound by instructions rather than by memory, hence: a word of eight codes is held
 in 32-bit halves, and in one half where every width is at most four; rounding and the way to an
@@ -19,12 +18,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from amaqctl.bits.grid_tables import GridTables
 from amaqctl.bits.packing import num_blocks, packed_bytes
 from amaqctl.bits.triton_kernels import decode_kernel, encode_kernel
 from amaqctl.bits.words import BLOCK_ROWS
@@ -37,25 +37,6 @@ TILE_COLUMNS_BY_BYTES = 256
 TILE_BLOCKS = 4
 
 
-class Grid(Protocol):
-    """What the kernels read of a grid; the tables are on the device of the values."""
-
-    @property
-    def widths_C(self) -> Tensor: ...
-    @property
-    def scale(self) -> Tensor: ...
-    @property
-    def group_size(self) -> int: ...
-    @property
-    def zero_point(self) -> Tensor | None: ...
-    @property
-    def offset(self) -> Tensor | None: ...
-    @property
-    def row_kind(self) -> Tensor | None: ...
-    @property
-    def all_codes(self) -> bool: ...
-
-
 class _Columns(NamedTuple):
     bits_C: Tensor
     starts_C: Tensor
@@ -66,7 +47,7 @@ class _Columns(NamedTuple):
     """The width in bits that all columns have, 0 where they differ."""
 
 
-def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None = None) -> Tensor:
+def encode(values_RC: Tensor, grid: GridTables, noise: Tensor | None = None) -> Tensor:
     """Quantize and pack.
 
     Args:
@@ -97,7 +78,7 @@ def encode(values_RC: Tensor, grid: Grid, noise: Tensor | None = None) -> Tensor
 
 
 def decode(
-    data: Tensor, num_rows: int, grid: Grid, out_dtype: torch.dtype = torch.float32
+    data: Tensor, num_rows: int, grid: GridTables, out_dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Unpack and dequantize.
 
@@ -128,7 +109,7 @@ def decode(
 
 
 def _plan(
-    num_rows: int, grid: Grid, device: torch.device
+    num_rows: int, grid: GridTables, device: torch.device
 ) -> tuple[_Columns, tuple[int], dict[str, Any]]:
     """What is known of the columns, how many programs run, and the kernels' constants."""
     columns = _columns_on(grid.widths_C.numpy().tobytes(), device)
@@ -167,7 +148,7 @@ def _columns_on(widths: bytes, device: torch.device) -> _Columns:
     return _Columns(bits_C.to(device), starts_C.to(device), least, most, shared)
 
 
-def _tables(grid: Grid, columns: _Columns) -> tuple[Tensor | None, ...]:
+def _tables(grid: GridTables, columns: _Columns) -> tuple[Tensor | None, ...]:
     tables = (grid.scale, grid.zero_point, grid.offset, grid.row_kind)
     contiguous = (None if table is None else table.contiguous() for table in tables)
     return (columns.bits_C, columns.starts_C, *contiguous)
