@@ -142,13 +142,19 @@ class ColumnSample:
     def _parts(self, bits: int) -> Tensor:
         """Values in whole parts, 2^-bits of the power of two above the peak, float64."""
         exponent_C = torch.frexp(self.peak_C).exponent
-        return torch.ldexp(self.values_SC.to(torch.float64), bits - exponent_C).round_()
+        return (self.values_SC.to(torch.float64) * _power_of_two(bits - exponent_C)).round_()
 
     def _mean_of(self, parts_SC: Tensor, bits: int, power: int = 1) -> Tensor:
         """Their mean, to a power of the values, from a sum that is exact, float32."""
+        # Over a tensor: over a Python number CUDA multiplies by the reciprocal.
         mean_C = parts_SC.sum(0) / parts_SC.new_tensor(max(len(parts_SC), 1))
         exponent_C = torch.frexp(self.peak_C).exponent - bits
-        return torch.ldexp(mean_C, power * exponent_C).to(torch.float32)
+        return (mean_C * _power_of_two(power * exponent_C)).to(torch.float32)
+
+
+def _power_of_two(exponent_C: Tensor) -> Tensor:
+    """2^exponent in float64, by its bits: a power may be off by an ulp, and overflow float32."""
+    return ((exponent_C.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
 def _squared_steps(values_C: Tensor, step_NC: Tensor, low_NC: Tensor, high_NC: Tensor) -> Tensor:
