@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _VALUES_A_THREAD = 2**20
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
@@ -51,6 +53,28 @@ def loaded() -> ctypes.CDLL | None:
             continue
         return opened
     return None
+
+
+_pretends = False
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Within it tensors take the way of those on a GPU without kernels, wherever they lie.
+
+    For the contract kit, whose second device is one by name only.
+    """
+    global _pretends
+    before, _pretends = _pretends, True
+    try:
+        yield
+    finally:
+        _pretends = before
+
+
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Whether what reads memory of the CPU may read a tensor's."""
+    return tensor.device.type == "cpu" and not _pretends
 
 
 @cache

@@ -39,7 +39,7 @@ class _Candidates(ctypes.Structure):
 
 def takes_values(values: Tensor) -> bool:
     """Whether there is a compiled codec, and it takes values of this type and device."""
-    return library.loaded() is not None and values.device.type == "cpu" and values.dtype in _DTYPES
+    return library.loaded() is not None and library.is_on_cpu(values) and values.dtype in _DTYPES
 
 
 def takes(values: Tensor, grid: GridTables) -> bool:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amaqctl.bits import words
+from amaqctl.bits import library, words
 from amaqctl.bits.words import BLOCK_ROWS
 from amaqctl.errors import QuantizationError
 
@@ -218,7 +218,7 @@ def _narrow_codes(bytes_KS: Tensor, widths_C: Tensor) -> Tensor:
 
 def _columns(bytes_KL: Tensor, wanted: npt.NDArray[np.int64]) -> Tensor:
     """Some columns of a matrix of bytes; on the CPU numpy is six times as fast as torch."""
-    if bytes_KL.device.type != "cpu":
+    if not library.is_on_cpu(bytes_KL):
         return bytes_KL.index_select(1, torch.from_numpy(wanted).to(bytes_KL.device))
     return torch.from_numpy(bytes_KL.numpy().take(wanted, axis=1))
 

@@ -20,7 +20,7 @@ def pack(words_RC: Tensor) -> Tensor:
     """int16 words (R, C) to bytes: uint8, (K · 16 · C,); the last block is padded with zeros."""
     num_rows, num_columns = words_RC.shape
     num_k = -(-num_rows // BLOCK_ROWS)
-    if words_RC.device.type == "cpu" and (compiled := library.loaded()) is not None:
+    if library.is_on_cpu(words_RC) and (compiled := library.loaded()) is not None:
         words_RC = words_RC.contiguous()
         data = torch.empty(num_k * BLOCK_ROWS * num_columns, dtype=torch.int16)
         compiled.amaqctl_pack_words(words_RC.data_ptr(), data.data_ptr(), num_rows, num_columns)
@@ -35,7 +35,7 @@ def pack(words_RC: Tensor) -> Tensor:
 def unpack(data: Tensor, num_rows: int, num_columns: int) -> Tensor:
     """Inverse of `pack`: int16, (R, C)."""
     words = data.contiguous().view(torch.int16)
-    if data.device.type == "cpu" and (compiled := library.loaded()) is not None:
+    if library.is_on_cpu(data) and (compiled := library.loaded()) is not None:
         words_RC = torch.empty((num_rows, num_columns), dtype=torch.int16)
         compiled.amaqctl_unpack_words(words.data_ptr(), words_RC.data_ptr(), num_rows, num_columns)
         return words_RC

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from amaqctl.bits import library
 from amaqctl.quantizer import Quantizer
 
 _MARK = "_amaqctl_lies_elsewhere"
@@ -46,6 +47,17 @@ def move(quantizer: Quantizer) -> Quantizer:
 
 class SecondDevice(TorchFunctionMode):
     """Within it, operations are watched."""
+
+    def __enter__(self) -> Any:
+        """Begin; what reads the CPU's memory past torch keeps away too."""
+        self._ways = library.as_on_a_gpu()
+        self._ways.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """End."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._ways.__exit__(*error)
 
     def __torch_function__(
         self,
