@@ -257,3 +257,13 @@ def test_half_range():
 def test_largest_code():
     widths = torch.tensor([0, 1, 2, 3, 8], dtype=torch.uint8)
     assert largest_code(widths).tolist() == [1.0, 1.0, 1.0, 3.0, 127.0]
+
+
+def test_a_message_of_16_bit_words_decodes_as_numbers_too() -> None:
+    """A peer may send any width to a quantizer that declares no layout."""
+    codes = torch.tensor([[-32768, 3], [32767, -4], [5, 1]], dtype=torch.int16)
+    packed = PackedCodes.pack(
+        codes, BitAllocation(torch.tensor([16, 3], dtype=torch.uint8), "channel")
+    )
+    decoded = decode(packed, torch.tensor([0.5, 2.0]))
+    assert decoded.tolist() == [[-16384.0, 6.0], [16383.5, -8.0], [2.5, 2.0]]

@@ -63,7 +63,7 @@ def _implementation(values: Tensor, grid: GridTables) -> Any:
     """The module that encodes and decodes values of this type and device."""
     if native.takes(values, grid):
         return native
-    if values.device.type == "cuda" and library.has_triton():
+    if values.device.type == "cuda" and library.has_triton() and 16 not in grid.widths_C:
         from amaqctl.bits import triton_codec
 
         return triton_codec

@@ -15,6 +15,7 @@ from amaqctl.bits.grid_tables import PADDING, GridTables
 from amaqctl.bits.packing import num_blocks
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_MOST_BITS = 8
 _LARGEST_ZERO_POINT = 2.0**20
 """Beyond it a zero point less a code is not exact in float32; no code is near it."""
 
@@ -44,7 +45,9 @@ def takes_values(values: Tensor) -> bool:
 
 def takes(values: Tensor, grid: GridTables) -> bool:
     """Whether values of this type and device can go through the compiled codec with this grid."""
-    if not takes_values(values):
+    if not takes_values(values) or (
+        grid.widths_C.numel() and int(grid.widths_C.max()) > _MOST_BITS
+    ):
         return False
     if grid.scale.device.type != "cpu" or grid.scale.dtype != torch.float32:
         return False
