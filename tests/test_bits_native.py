@@ -110,3 +110,15 @@ def test_words_are_packed_alike(shape) -> None:
         patch.setattr(library, "loaded", lambda: None)
         assert torch.equal(words.pack(values), packed)
         assert torch.equal(words.unpack(packed, *shape), values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_seen_in_its_row_and_column(dtype, bad) -> None:
+    values = torch.ones(9, 130).to(dtype)
+    values[3, 70] = bad
+    values[5] = bad
+    peaks = passes.row_peaks(values)
+    assert peaks.isfinite().tolist() == [row not in (3, 5) for row in range(9)]
+    low, high = passes.column_bounds(values, None)
+    assert not bool((low.isfinite() & high.isfinite()).any())

@@ -14,8 +14,10 @@ static void NAME(load_row)(const Grid *g, const void *values, int64_t row, int64
     } else {
         const uint16_t *x = (const uint16_t *)values + at;
         for (int c = 0; c < n; c++) { /* the product is exact, for subnormal numbers too */
-            float magnitude = float_of((uint32_t)(x[c] & 0x7FFF) << 13) * 0x1p112f;
-            v[c] = float_of(bits_of(magnitude) | (uint32_t)(x[c] & 0x8000) << 16);
+            const uint32_t bits = (uint32_t)(x[c] & 0x7FFF) << 13;
+            const uint32_t finite = bits_of(float_of(bits) * 0x1p112f);
+            const uint32_t magnitude = bits < 0x0F800000u ? finite : bits | 0x7F800000u;
+            v[c] = float_of(magnitude | (uint32_t)(x[c] & 0x8000) << 16);
         }
     }
 }
@@ -287,7 +289,7 @@ static void NAME(decode_block)(const Grid *g, const uint8_t *in, int64_t block, 
     }
 }
 
-/* Largest magnitude of each row. */
+/* Largest magnitude of each row; NaN where it has one. */
 static void NAME(row_peaks)(const Grid *g, const void *values, int64_t first_row, int64_t end_row, float *peak) {
     float v[TILE];
     for (int64_t row = first_row; row < end_row; row++) {
@@ -297,10 +299,11 @@ static void NAME(row_peaks)(const Grid *g, const void *values, int64_t first_row
             NAME(load_row)(g, values, row, first, n, v);
             for (int c = 0; c < n; c++) {
                 const float magnitude = fabsf(v[c]);
-                largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+                largest[c] = magnitude > largest[c] || magnitude != magnitude ? magnitude : largest[c];
             }
         }
-        for (int c = 1; c < TILE; c++) largest[0] = largest[c] > largest[0] ? largest[c] : largest[0];
+        for (int c = 1; c < TILE; c++)
+            largest[0] = largest[c] > largest[0] || largest[c] != largest[c] ? largest[c] : largest[0];
         peak[row] = largest[0];
     }
 }
@@ -315,8 +318,8 @@ static void NAME(column_bounds)(const Grid *g, const void *values, float *low, f
             float *lows = low + first, *highs = high + first;
             NAME(load_row)(g, values, row, first, n, v);
             for (int c = 0; c < n; c++) {
-                lows[c] = v[c] < lows[c] ? v[c] : lows[c];
-                highs[c] = v[c] > highs[c] ? v[c] : highs[c];
+                lows[c] = v[c] < lows[c] || v[c] != v[c] ? v[c] : lows[c];
+                highs[c] = v[c] > highs[c] || v[c] != v[c] ? v[c] : highs[c];
             }
         }
     }

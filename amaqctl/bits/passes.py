@@ -21,13 +21,14 @@ _MOST_UNITS = 2.0**21
 
 
 def row_peaks(values_RC: Tensor) -> Tensor:
-    """Largest magnitude of each row: float32, (R,); 0 where there are no columns."""
+    """Largest magnitude of each row: float32, (R,); 0 where there are no columns, NaN for NaN."""
     if native.takes_values(values_RC):
         return native.row_peaks(values_RC)
     if values_RC.device.type == "cuda" and library.has_triton():
         from amaqctl.bits import triton_stats
 
-        return triton_stats.row_peak(values_RC)
+        peak_R = triton_stats.row_peak(values_RC)  # a maximum on a GPU passes NaN over
+        return torch.where(values_RC.isnan().any(1), torch.nan, peak_R)
     if not values_RC.numel():
         return torch.zeros(values_RC.shape[0], device=values_RC.device)
     return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).to(torch.float32)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from amaqctl.bits import PADDING, BitAllocation, Grid, passes, step_size
+from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import QuantizedTensor, ScaleDtype, side_values
 from amaqctl.quantizers.column_sample import SHARES, ColumnSample
 from amaqctl.quantizers.mixed_layout import MixedLayout
@@ -72,9 +73,14 @@ class ChannelGrid:
 
         Args:
             limit: magnitude above which a token is an outlier; that of ``x`` itself by default.
+
+        Raises:
+            QuantizationError: a value is not finite.
         """
         values_RC = x.detach().contiguous().reshape(-1, x.shape[-1])
         peak_R = passes.row_peaks(values_RC)
+        if not bool(peak_R.isfinite().all()):
+            raise QuantizationError("a value is not finite", hint="look for a diverging run")
         if not self.outlier_tokens:
             limit = None
         elif limit is None:
