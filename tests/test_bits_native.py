@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -122,3 +125,10 @@ def test_what_is_not_finite_is_seen_in_its_row_and_column(dtype, bad) -> None:
     assert peaks.isfinite().tolist() == [row not in (3, 5) for row in range(9)]
     low, high = passes.column_bounds(values, None)
     assert not bool((low.isfinite() & high.isfinite()).any())
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+@pytest.mark.skipif("AMAQCTL_NATIVE" in os.environ, reason="chosen by AMAQCTL_NATIVE")
+def test_where_there_is_a_compiler_the_codec_was_compiled() -> None:
+    """Otherwise every comparison above would be skipped, and nobody would know."""
+    assert library.state() in ("AVX2", "portable")

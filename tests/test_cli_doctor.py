@@ -9,13 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from amaqctl import __version__, registry
+from amaqctl.bits import library
 from amaqctl.cli.main import app
 from amaqctl.errors import Interrupted
 from amaqctl.health import examination, installation
 from amaqctl.health.installation import State
 
 NAMES = ["python", "platform", "variables"]
-PARTS = ["torch build", "cache", "smollm2-135m", "disk", "terminal", "quantizers", "tasks"]
+PARTS = ["torch build", "codec", "cache", "smollm2-135m", "disk", "terminal", "quantizers", "tasks"]
 PARTS += ["transports", "training"]
 
 
@@ -47,6 +48,7 @@ def test_a_sound_installation_has_no_fault_and_trains(folder):
     assert [n for n in found if n in PARTS] == PARTS
     assert found["pydantic"]["data"] == {"version": version("pydantic"), "floor": "2.10"}
     assert found["torch build"]["data"]["threads"] == torch.get_num_threads()
+    assert found["codec"]["data"]["compiled"] is (library.loaded() is not None)
     assert found["training"]["data"]["steps"] == 2
     assert found["training"]["data"]["wire_bytes"] > 0
     offers = found["quantizers"]["data"]["offers"]

@@ -18,15 +18,16 @@ import pytest
 import torch
 from torch import Tensor
 from triton_grids import (
-    Grid,
     cast,
     expected_bytes,
     expected_codes,
     expected_values,
+    grid_of,
     mixed_widths,
+    moved,
 )
 
-from amaqctl.bits import BitAllocation, grid, step_size
+from amaqctl.bits import BitAllocation, Grid, grid, step_size
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 HAS_GPU = torch.cuda.is_available()
@@ -64,7 +65,7 @@ def _values(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: in
 def _plain(values_RC: Tensor, widths_C: Tensor) -> Grid:
     """One scale a column, from its absolute maximum."""
     peak_C = values_RC.to(torch.float32).abs().amax(dim=0, keepdim=True)
-    return Grid(widths_C, step_size(peak_C, BitAllocation(widths_C, "channel")))
+    return grid_of(widths_C, step_size(peak_C, BitAllocation(widths_C, "channel")))
 
 
 def _check(values_RC: Tensor, tables: Grid, noise: Tensor | None = None) -> Tensor:
@@ -73,7 +74,7 @@ def _check(values_RC: Tensor, tables: Grid, noise: Tensor | None = None) -> Tens
 
     codes_RC = expected_codes(values_RC, tables, noise)
     wanted = expected_bytes(codes_RC, tables.widths_C)
-    there = tables.to(DEVICE)
+    there = moved(tables, DEVICE)
     data = triton_codec.encode(
         values_RC.to(DEVICE), there, None if noise is None else noise.to(DEVICE)
     )
@@ -143,7 +144,7 @@ def test_groups_of_columns(group_size: int, scale_rows: int) -> None:
     values_RC = _values((9, 130), torch.bfloat16)
     num_groups = -(-130 // group_size)
     scale = torch.rand(scale_rows, num_groups, generator=torch.Generator().manual_seed(2)) + 0.01
-    _check(values_RC, Grid(mixed_widths(130), scale, group_size))
+    _check(values_RC, grid_of(mixed_widths(130), scale, group_size))
 
 
 @runs_kernels
@@ -155,7 +156,7 @@ def test_zero_point(group_size: int) -> None:
     generator = torch.Generator().manual_seed(3)
     zero_point = torch.randint(-8, 8, shape, generator=generator).to(torch.float32)
     zero_point[0] = 3.0e7  # past where float32 has every integer
-    tables = Grid(widths_C, torch.rand(shape, generator=generator), group_size, zero_point)
+    tables = grid_of(widths_C, torch.rand(shape, generator=generator), group_size, zero_point)
     _check(values_RC, tables)
     _check(values_RC, tables, torch.rand((9, 64), generator=generator))
     # Widths of one and none have no zero point.
@@ -177,7 +178,7 @@ def test_kinds_of_rows(scale_rows: int, offset_rows: int | None) -> None:
     generator = torch.Generator().manual_seed(4)
     scale = torch.rand(scale_rows, 64, generator=generator) * torch.tensor([[1.0], [9.0]])
     offset = None if offset_rows is None else torch.randn(offset_rows, 64, generator=generator)
-    tables = Grid(mixed_widths(64), scale[:scale_rows], offset=offset, row_kind=_kinds(17))
+    tables = grid_of(mixed_widths(64), scale[:scale_rows], offset=offset, row_kind=_kinds(17))
     _check(values_RC, tables)
     _check(values_RC, replace(tables, zero_point=torch.full((scale_rows, 64), 2.0)))
 
@@ -196,7 +197,7 @@ def test_all_codes_with_negative_scales(scale_rows: int, group_size: int) -> Non
     values_RC = _values((9, 64))
     generator = torch.Generator().manual_seed(6)
     scale = torch.randn(scale_rows, 64 // group_size, generator=generator)
-    tables = Grid(mixed_widths(64), scale, group_size, all_codes=True)
+    tables = grid_of(mixed_widths(64), scale, group_size, all_codes=True)
     _check(values_RC, tables)
     _check(values_RC, replace(tables, all_codes=False))
     _check(values_RC, tables, torch.rand((9, 64), generator=generator))
@@ -233,7 +234,7 @@ def test_halves_and_quotients_of_all_sizes(scale: float) -> None:
     values_RC[1::3] = torch.nextafter(values_RC[1::3], torch.tensor(torch.inf))
     values_RC[2::3] = torch.nextafter(values_RC[2::3], torch.tensor(-torch.inf))
     values_RC[7], values_RC[8] = halves * 1.0e-10, halves * 1.0e36
-    tables = Grid(mixed_widths(160, 1), torch.full((1, 160), scale), all_codes=True)
+    tables = grid_of(mixed_widths(160, 1), torch.full((1, 160), scale), all_codes=True)
     _check(values_RC, tables)
     _check(values_RC, replace(tables, zero_point=torch.full((1, 160), -3.0)))
     _check(values_RC, tables, torch.zeros(9, 160))
@@ -245,9 +246,9 @@ def test_a_slice_of_a_message_and_columns_of_a_larger_tensor() -> None:
 
     values_RC = _values((9, 80))[:, 8:72]
     tables = _plain(values_RC, torch.full((64,), 4, dtype=torch.uint8))
-    data = triton_codec.encode(values_RC.to(DEVICE), tables.to(DEVICE))
+    data = triton_codec.encode(values_RC.to(DEVICE), moved(tables, DEVICE))
     message = torch.cat([data[:3], data])
-    sliced_RC = triton_codec.decode(message[3:], 9, tables.to(DEVICE))
+    sliced_RC = triton_codec.decode(message[3:], 9, moved(tables, DEVICE))
     codes_RC = expected_codes(values_RC, tables)
     _check_same(sliced_RC.cpu(), expected_values(codes_RC, tables))
 
@@ -257,7 +258,7 @@ def test_a_slice_of_a_message_and_columns_of_a_larger_tensor() -> None:
 def test_nothing_to_do(shape: tuple[int, int]) -> None:
     from amaqctl.bits import triton_codec, triton_stats
 
-    tables = Grid(torch.full(shape[1:], 4, dtype=torch.uint8), torch.ones(1, 1), 4).to(DEVICE)
+    tables = grid_of(torch.full(shape[1:], 4, dtype=torch.uint8), torch.ones(1, 1), 4).to(DEVICE)
     data = triton_codec.encode(torch.zeros(shape, device=DEVICE), tables)
     assert data.shape == (0,)
     assert triton_codec.decode(data, shape[0], tables).shape == shape
@@ -303,7 +304,7 @@ def test_a_large_tensor_on_the_gpu(least: int, most: int) -> None:
     widths_C = mixed_widths(4096, least, most)
     peak_C = values_RC.float().abs().amax(dim=0, keepdim=True)
     scale = step_size(peak_C, BitAllocation(widths_C, "channel"))
-    tables = Grid(widths_C, scale)
+    tables = grid_of(widths_C, scale)
     codes_RC = expected_codes(values_RC, tables)
     data = triton_codec.encode(values_RC, tables)
     assert torch.equal(data, expected_bytes(codes_RC, widths_C))

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from amaqctl.bits import BitAllocation, Grid
 
-@dataclass
-class Grid:
-    """The fields that the kernels read; shapes as in `amaqctl.bits.triton_codec`."""
 
-    widths_C: Tensor
-    scale: Tensor
-    group_size: int = 1
-    zero_point: Tensor | None = None
-    offset: Tensor | None = None
-    row_kind: Tensor | None = None
-    all_codes: bool = False
+def grid_of(widths_C: Tensor, *tables: Any, **more: Any) -> Grid:
+    """A grid of these widths; tables as in `amaqctl.bits.Grid`."""
+    return Grid(BitAllocation(widths_C, "channel"), *tables, **more)
 
-    def to(self, device: torch.device | str) -> Grid:
-        """The tables on a device; the widths stay on the CPU."""
-        tables = (self.zero_point, self.offset, self.row_kind)
-        moved = [None if table is None else table.to(device) for table in tables]
-        return Grid(
-            self.widths_C, self.scale.to(device), self.group_size, *moved, all_codes=self.all_codes
-        )
+
+def moved(grid: Grid, device: torch.device | str) -> Grid:
+    """The tables on a device; the widths stay on the CPU."""
+    names = ("scale", "zero_point", "offset", "row_kind")
+    tables = {name: getattr(grid, name) for name in names}
+    there = {name: table.to(device) for name, table in tables.items() if table is not None}
+    return replace(grid, **there)
 
 
 def _per_row(table: Tensor, grid: Grid, num_rows: int) -> Tensor:

@@ -27,7 +27,7 @@ from amaqctl.bits import largest_code, passes
 SHARES = (1.0, 0.8, 0.64, 0.5, 0.36, 0.25)
 """Ranges that are tried, as shares of the largest magnitude. Twelve gave no less error."""
 
-SAMPLE_ROWS = 512
+SAMPLE_ROWS = passes.MAX_SAMPLE_ROWS
 _FINE, _COARSE = 40, 20
 """Values are counted in whole parts of the power of two above their column's largest magnitude,
 2^-40 for means and 2^-20 for mean squares: float64 adds up 2^13 of them without rounding."""

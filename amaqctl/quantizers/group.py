@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
+from amaqctl.bits import BitAllocation, Grid, Rounding, step_size
 from amaqctl.quantizer import (
     DTYPES,
     CodesLayout,
@@ -69,8 +69,7 @@ class GroupQuantizer(Quantizer):
     def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
         """Codes (R, C), ranges (R, G), and zero points (R, G) where they are asked for."""
         values_RC = rows_of(x)
-        num_channels = values_RC.shape[1]
-        allocation = BitAllocation.uniform(self.config.bits, num_channels)
+        allocation = BitAllocation.uniform(self.config.bits, values_RC.shape[1])
         low_RG, high_RG = self._group_bounds(values_RC)
         range_RG = side_values(high_RG - low_RG, self.config.scale_dtype)
         side = {"range": range_RG}
@@ -78,24 +77,14 @@ class GroupQuantizer(Quantizer):
             steps_RG = -low_RG / self._scale_RG(range_RG).clamp(min=torch.finfo(torch.float32).tiny)
             half = 2 ** (self.config.bits - 1)
             side["zero_point"] = (steps_RG.round() - half).clamp(-half, half - 1).to(torch.int8)
-        codes = encode(
-            values_RC,
-            self._to_channels(self._scale_RG(range_RG), num_channels),
-            allocation,
-            zero_point=self._zero_point(side, num_channels),
-            noise=rounding_noise(self.config.rounding, values_RC, self.site, context),
-        )
+        noise = rounding_noise(self.config.rounding, values_RC, self.site, context)
+        codes = self._grid(side, allocation).encode(values_RC, noise)
         return QuantizedTensor(tuple(x.shape), x.dtype, codes, side)
 
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
         """x̂ = (code - z) · s."""
         assert quantized.codes is not None
-        num_channels = quantized.codes.allocation.num_columns
-        values_RC = decode(
-            quantized.codes,
-            self._to_channels(self._scale_RG(quantized.side["range"]), num_channels),
-            zero_point=self._zero_point(quantized.side, num_channels),
-        )
+        values_RC = self._grid(quantized.side, quantized.codes.allocation).decode(quantized.codes)
         return restored(values_RC, quantized)
 
     def layout(
@@ -140,11 +129,7 @@ class GroupQuantizer(Quantizer):
             return range_RG.float() / num_steps
         return step_size(range_RG.float(), BitAllocation.uniform(self.config.bits, 1))
 
-    def _zero_point(self, side: Mapping[str, Tensor], num_channels: int) -> Tensor | None:
-        if not self.config.zero_point:
-            return None
-        return self._to_channels(side["zero_point"].float(), num_channels)
-
-    def _to_channels(self, per_group_RG: Tensor, num_channels: int) -> Tensor:
-        size = self._size(num_channels)
-        return per_group_RG.repeat_interleave(size, dim=1)[:, :num_channels]
+    def _grid(self, side: Mapping[str, Tensor], allocation: BitAllocation) -> Grid:
+        zero_RG = side["zero_point"].float() if self.config.zero_point else None
+        size = self._size(allocation.num_columns)
+        return Grid(allocation, self._scale_RG(side["range"]), size, zero_RG)

@@ -13,25 +13,11 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 WARM_UP = 5
-
-
-@dataclass
-class Grid:
-    """A plain grid: one scale a column (see `amaqctl.bits.triton_codec.Grid`)."""
-
-    widths_C: Tensor
-    scale: Tensor
-    group_size: int = 1
-    zero_point: Tensor | None = None
-    offset: Tensor | None = None
-    row_kind: Tensor | None = None
-    all_codes: bool = False
 
 
 def microseconds(work: Callable[[], object], rounds: int) -> float:
@@ -72,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device here")
-    from amaqctl.bits import BitAllocation, step_size, triton_codec, triton_stats
+    from amaqctl.bits import BitAllocation, Grid, step_size, triton_codec, triton_stats
 
     num_rows = options.batch * options.length
     values_RC = torch.randn((num_rows, options.width), device="cuda").bfloat16()
@@ -81,7 +67,8 @@ def main() -> None:
     rows: list[tuple[str, float, int]] = [("memcpy", copy, 2 * values_RC.nbytes)]
     for name, widths_C in allocations(options.width).items():
         peak_C = values_RC.float().abs().amax(dim=0, keepdim=True)
-        grid = Grid(widths_C, step_size(peak_C, BitAllocation(widths_C, "channel")))
+        allocation = BitAllocation(widths_C, "channel")
+        grid = Grid(allocation, step_size(peak_C, allocation))
         data = triton_codec.encode(values_RC, grid)
         moved = values_RC.nbytes + data.nbytes
         encode = microseconds(lambda g=grid: triton_codec.encode(values_RC, g), options.rounds)
