@@ -160,7 +160,8 @@ def test_zero_point(group_size: int) -> None:
     _check(values_RC, tables)
     _check(values_RC, tables, torch.rand((9, 64), generator=generator))
     # Widths of one and none have no zero point.
-    _check(values_RC, replace(tables, widths_C=mixed_widths(64, 0, 3)))
+    allocation = BitAllocation(mixed_widths(64, 0, 3), "channel")
+    _check(values_RC, replace(tables, allocation=allocation))
 
 
 def _kinds(num_rows: int) -> Tensor:
