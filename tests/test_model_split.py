@@ -31,6 +31,7 @@ from amaqctl.model.stage_model import (
     enable_gradient_checkpointing,
     position_ids,
 )
+from amaqctl.model.wide_product import multiply_wide
 
 # stock peft, in the reference only, still asks transformers by a deprecated name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -139,6 +140,7 @@ def train_split(source: ModelSource, cuts: Cuts, variant: str, dtype: torch.dtyp
 def whole_model(source: ModelSource, dtype: torch.dtype) -> Any:
     with no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(source.folder_or_hub_id, dtype=dtype)
+    multiply_wide(model, dtype)  # as stages do, where torch's own products are other bits
     config = LoraConfig(
         r=SETTINGS.r,
         lora_alpha=SETTINGS.alpha,

@@ -36,6 +36,7 @@ from amaqctl.model.slots import layer_list
 from amaqctl.model.source import ModelSource
 from amaqctl.tasks.batch import Batch, collate, split_batch
 from amaqctl.tasks.task import IGNORE_INDEX
+from amaqctl.model.wide_product import multiply_wide
 
 NUM_STEPS = 5
 BATCH_SIZE = 4
@@ -96,6 +97,7 @@ def reference_loss(logits_BTV: Tensor, labels_BT: Tensor, num_loss_tokens: int) 
 def whole_model(source: ModelSource, run: Run) -> Any:
     with no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(source.folder_or_hub_id, dtype=run.dtype)
+    multiply_wide(model, run.dtype)  # as stages do, where torch's own products are other bits
     config = LoraConfig(
         r=LORA.r,
         lora_alpha=LORA.alpha,

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #define TILE 64
@@ -57,7 +57,13 @@ static inline int64_t table_row(int64_t num_table_rows, const uint8_t *row_kind,
 
 #define INLINE static inline __attribute__((always_inline))
 
-static int use_avx2 = 0;
+/* The low b bits of each byte of a word. */
+#define LOW_BITS(b) ((((uint64_t)1 << (b)) - 1) * 0x0101010101010101u)
+
+static const float nothing[TILE]; /* of a table that is not there */
+
+enum { PLAIN, AVX2, AVX2_PEXT };
+static int level = PLAIN;
 
 #define NAME(F) F##_plain
 #include "codec_kernels.h"
@@ -70,8 +76,17 @@ static int use_avx2 = 0;
 #define NAME(F) F##_avx2
 #include "codec_kernels.h"
 #undef NAME
+#pragma GCC target("avx2,bmi2")
+#define HAS_PEXT
+#define NAME(F) F##_pext
+#include "codec_kernels.h"
+#undef NAME
+#undef HAS_PEXT
 #pragma GCC pop_options
-#define PICK(F, ...) (use_avx2 ? F##_avx2(__VA_ARGS__) : F##_plain(__VA_ARGS__))
+#define PICK(F, ...)                                  \
+    (level == AVX2_PEXT ? F##_pext(__VA_ARGS__)       \
+     : level == AVX2    ? F##_avx2(__VA_ARGS__)       \
+                        : F##_plain(__VA_ARGS__))
 #else
 #define PICK(F, ...) F##_plain(__VA_ARGS__)
 #endif
@@ -82,13 +97,17 @@ static int use_avx2 = 0;
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* Choose; `plain` is for tests. Returns 1 where AVX2 is used. */
-PUBLIC int amaqctl_init(int plain) {
+/* Choose the best that the machine has, at most ``most``, which is for tests; returns which. */
+PUBLIC int amaqctl_init(int most) {
 #ifdef HAS_AVX2
     __builtin_cpu_init();
-    use_avx2 = !plain && __builtin_cpu_supports("avx2");
+    level = __builtin_cpu_supports("avx2") ? AVX2 : PLAIN;
+    /* The first two generations of Zen have pext in microcode, a bit at a time. */
+    if (level && __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2"))
+        level = AVX2_PEXT;
+    level = level < most ? level : most;
 #endif
-    return use_avx2;
+    return level;
 }
 
 PUBLIC void amaqctl_encode(const Grid *g, const void *values, uint8_t *out, int64_t first, int64_t last) {

@@ -4,9 +4,11 @@
  * that the compiler knows; what lies beyond the last column is zero and goes nowhere.
  */
 
-static void NAME(load_row)(const Grid *g, const void *values, int64_t row, int64_t first, int n, float *v) {
+/* n values of a row as float32, in place where they are that and a whole tile, else in v. */
+static const float *NAME(load_row)(const Grid *g, const void *values, int64_t row, int64_t first, int n, float *v) {
     const int64_t at = row * g->num_columns + first;
     if (g->dtype == FLOAT32) {
+        if (n == TILE) return (const float *)values + at;
         memcpy(v, (const float *)values + at, sizeof(float) * n);
     } else if (g->dtype == BFLOAT16) {
         const uint16_t *x = (const uint16_t *)values + at;
@@ -20,6 +22,7 @@ static void NAME(load_row)(const Grid *g, const void *values, int64_t row, int64
             v[c] = float_of(magnitude | (uint32_t)(x[c] & 0x8000) << 16);
         }
     }
+    return v;
 }
 
 static void NAME(store_row)(const Grid *g, void *values, int64_t row, int64_t first, int n, const float *v) {
@@ -128,44 +131,47 @@ static void NAME(set_bounds)(Bounds *restrict t, const uint8_t *restrict widths,
     t->has_signs = has_signs;
 }
 
-/* Codes of one row of a tile, a byte each, of which the low bits count. */
-static void NAME(quantize_row)(const Bounds *restrict t, const float *restrict v, const float *restrict scale,
-                         const float *restrict zero, const float *restrict noise,
-                         uint8_t *restrict codes) {
-    uint32_t wide[TILE];
-    if (!zero && !noise) {
-        for (int c = 0; c < TILE; c++) {
-            float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]);
-            q = q > t->low[c] ? q : t->low[c];
-            q = q < t->high[c] ? q : t->high[c];
-            wide[c] = bits_of(q + MAGIC);
-        }
-    } else {
-        for (int c = 0; c < TILE; c++) {
-            const float shift = zero ? zero[c] : 0.0f;
-            const float low = t->low[c] - shift, high = t->high[c] - shift;
-            float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]);
-            q += noise ? noise[c] : 0.0f;
-            q = q > low ? q : low;
-            q = q < high ? q : high;
-            float whole = (q + MAGIC) - MAGIC;
-            whole -= noise && whole > q ? 1.0f : 0.0f;
-            wide[c] = bits_of(whole + shift + MAGIC);
-        }
+/* Codes of one row of a tile, of which the low bits count. Tables that are not there are zeros or
+ * another function, never null: see `dequantize_row`. */
+static void NAME(quantize_plain)(const Bounds *restrict t, const float *restrict v,
+                           const float *restrict scale, uint32_t *restrict wide) {
+    for (int c = 0; c < TILE; c++) {
+        float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]);
+        q = q > t->low[c] ? q : t->low[c];
+        q = q < t->high[c] ? q : t->high[c];
+        wide[c] = bits_of(q + MAGIC);
     }
-    if (t->has_signs)
-        for (int c = 0; c < TILE; c++) {
-            const float turned = scale[c] < 0.0f ? -v[c] : v[c];
-            const uint32_t sign = turned < 0.0f ? 1 : 0;
-            wide[c] = t->is_sign[c] != 0.0f ? sign : wide[c];
-        }
-    for (int c = 0; c < TILE; c++) codes[c] = (uint8_t)wide[c];
 }
 
-/* Eight bytes of codes, of which b bits count, to eight fields of b bits. */
-static void NAME(squeeze)(uint64_t *restrict words, const uint64_t *restrict bits) {
+static void NAME(quantize_shifted)(const Bounds *restrict t, const float *restrict v,
+                             const float *restrict scale, const float *restrict zero,
+                             const float *restrict noise, int is_noisy, uint32_t *restrict wide) {
+    const float one = is_noisy ? 1.0f : 0.0f;
     for (int c = 0; c < TILE; c++) {
-        const uint64_t b = bits[c];
+        const float low = t->low[c] - zero[c], high = t->high[c] - zero[c];
+        float q = v[c] / (scale[c] == 0.0f ? INFINITY : scale[c]) + noise[c];
+        q = q > low ? q : low;
+        q = q < high ? q : high;
+        float whole = (q + MAGIC) - MAGIC;
+        whole -= whole > q ? one : 0.0f;
+        wide[c] = bits_of(whole + zero[c] + MAGIC);
+    }
+}
+
+static void NAME(quantize_signs)(const Bounds *restrict t, const float *restrict v,
+                           const float *restrict scale, uint32_t *restrict wide) {
+    for (int c = 0; c < TILE; c++) {
+        const float turned = scale[c] < 0.0f ? -v[c] : v[c];
+        const uint32_t sign = turned < 0.0f ? 1 : 0;
+        wide[c] = t->is_sign[c] != 0.0f ? sign : wide[c];
+    }
+}
+
+#ifndef HAS_PEXT
+/* Eight bytes of codes, of which b bits count, to eight fields of b bits. */
+static void NAME(squeeze)(uint64_t *restrict words, const uint8_t *restrict widths) {
+    for (int c = 0; c < TILE; c++) {
+        const uint64_t b = widths[c];
         uint64_t w = words[c] & (((uint64_t)1 << b) - 1) * 0x0101010101010101u;
         w = (w & 0x00FF00FF00FF00FFu) | ((w >> 8 & 0x00FF00FF00FF00FFu) << b);
         w = (w & 0x0000FFFF0000FFFFu) | ((w >> 16 & 0x0000FFFF0000FFFFu) << 2 * b);
@@ -174,9 +180,9 @@ static void NAME(squeeze)(uint64_t *restrict words, const uint64_t *restrict bit
 }
 
 /* Inverse of `squeeze`; what follows the fields in a word does not count. */
-static void NAME(widen)(uint64_t *restrict words, const uint64_t *restrict bits) {
+static void NAME(widen)(uint64_t *restrict words, const uint8_t *restrict widths) {
     for (int c = 0; c < TILE; c++) {
-        const uint64_t b = bits[c], one = 1;
+        const uint64_t b = widths[c], one = 1;
         const uint64_t m4 = (one << 4 * b) - 1, m2 = ((one << 2 * b) - 1) * 0x0000000100000001u;
         const uint64_t m1 = ((one << b) - 1) * 0x0001000100010001u;
         uint64_t w = words[c];
@@ -185,12 +191,56 @@ static void NAME(widen)(uint64_t *restrict words, const uint64_t *restrict bits)
         words[c] = (w & m1) | (w >> b & m1) << 8;
     }
 }
+#endif
 
-static int NAME(tile_widths)(const Grid *g, int64_t first, uint8_t *widths, uint64_t *bits) {
+/* Words of eight codes, a byte each, to their bytes; returns where the next column's go. */
+static uint8_t *NAME(store_words)(uint64_t *words, const uint8_t *widths, int n, uint8_t *out, const uint8_t *end) {
+#ifndef HAS_PEXT
+    NAME(squeeze)(words, widths);
+#endif
+    for (int c = 0; c < n; c++) {
+        const int b = widths[c];
+#ifdef HAS_PEXT
+        const uint64_t word = _pext_u64(words[c], LOW_BITS(b));
+#else
+        const uint64_t word = words[c];
+#endif
+        if (end - out >= 8)
+            memcpy(out, &word, 8); /* the bytes after b belong to the columns that follow */
+        else if (b)
+            memcpy(out, &word, b);
+        out += b;
+    }
+    return out;
+}
+
+/* Inverse of `store_words`. */
+static const uint8_t *NAME(load_words)(const uint8_t *in, const uint8_t *end, const uint8_t *widths, int n, uint64_t *words) {
+    for (int c = 0; c < n; c++) {
+        const int b = widths[c];
+        uint64_t word = 0;
+        if (end - in >= 8)
+            memcpy(&word, in, 8);
+        else if (b)
+            memcpy(&word, in, b);
+        in += b;
+#ifdef HAS_PEXT
+        words[c] = _pdep_u64(word, LOW_BITS(b));
+#else
+        words[c] = word;
+#endif
+    }
+    for (int c = n; c < TILE; c++) words[c] = 0;
+#ifndef HAS_PEXT
+    NAME(widen)(words, widths);
+#endif
+    return in;
+}
+
+static int NAME(tile_widths)(const Grid *g, int64_t first, uint8_t *widths) {
     const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
     memset(widths, 0, TILE);
     memcpy(widths, g->widths + first, n);
-    for (int c = 0; c < TILE; c++) bits[c] = widths[c];
     return n;
 }
 
@@ -200,91 +250,98 @@ static const float *NAME(offset_of)(const Grid *g, int64_t row, int64_t first, i
 }
 
 static void NAME(encode_block)(const Grid *g, const void *values, int64_t block, uint8_t *out) {
-    float v[TILE], scales[TILE], zeros[TILE], noises[TILE], offsets[TILE];
+    float v[TILE], moved[TILE], scales[TILE], zeros[TILE], noises[TILE], offsets[TILE];
+    uint32_t wide[TILE];
     uint8_t rows[BLOCK * TILE], widths[TILE];
-    uint64_t words[TILE], bits[TILE];
+    uint64_t words[TILE];
     Bounds bounds;
     uint8_t *const end = out + g->block_bytes;
     memset(v, 0, sizeof v);
     for (int64_t first = 0; first < g->num_columns; first += TILE) {
-        const int n = NAME(tile_widths)(g, first, widths, bits);
+        const int n = NAME(tile_widths)(g, first, widths);
         NAME(set_bounds)(&bounds, widths, g->all_codes || g->zero_point);
         memset(rows, 0, sizeof rows);
         for (int r = 0; r < BLOCK && block * BLOCK + r < g->num_rows; r++) {
             const int64_t row = block * BLOCK + r;
             const int64_t scale_row = table_row(g->scale_rows, g->row_kind, row);
             const float *scale = NAME(spread)(g, g->scale, scale_row, first, n, scales);
-            const float *zero = 0, *noise = 0;
+            const float *zero = nothing, *noise = nothing, *x = nothing;
             if (g->zero_point) zero = NAME(spread)(g, g->zero_point, scale_row, first, n, zeros);
             if (g->noise) noise = NAME(stretch)(g->noise + row * g->num_columns, first, n, noises);
-            NAME(load_row)(g, values, row, first, n, v);
-            if (g->offset) {
-                const float *offset = NAME(offset_of)(g, row, first, n, offsets);
-                for (int c = 0; c < TILE; c++) v[c] -= offset[c];
+            if (!g->row_kind || g->row_kind[row] != PADDING) {
+                x = NAME(load_row)(g, values, row, first, n, v);
+                if (g->offset) {
+                    const float *offset = NAME(offset_of)(g, row, first, n, offsets);
+                    for (int c = 0; c < TILE; c++) moved[c] = x[c] - offset[c];
+                    x = moved;
+                }
             }
-            if (g->row_kind && g->row_kind[row] == PADDING) memset(v, 0, sizeof v);
-            NAME(quantize_row)(&bounds, v, scale, zero, noise, rows + r * TILE);
+            if (g->zero_point || g->noise)
+                NAME(quantize_shifted)(&bounds, x, scale, zero, noise, g->noise != 0, wide);
+            else
+                NAME(quantize_plain)(&bounds, x, scale, wide);
+            if (bounds.has_signs) NAME(quantize_signs)(&bounds, x, scale, wide);
+            for (int c = 0; c < TILE; c++) rows[r * TILE + c] = (uint8_t)wide[c];
         }
         NAME(to_words)(rows, words);
-        NAME(squeeze)(words, bits);
-        for (int c = 0; c < n; c++) {
-            if (end - out >= 8)
-                memcpy(out, &words[c], 8); /* the bytes after b belong to the columns that follow */
-            else if (widths[c])
-                memcpy(out, &words[c], widths[c]);
-            out += widths[c];
-        }
+        out = NAME(store_words)(words, widths, n, out, end);
     }
 }
 
-/* Values of one row of codes; 1 + 2 code for a sign, nothing for no bits. */
-static void NAME(dequantize_row)(const uint8_t *restrict codes, const uint8_t *restrict half,
-                           const float *restrict is_sign, const float *restrict is_kept,
-                           const float *restrict scale, const float *restrict zero,
-                           const float *restrict offset, float *restrict v) {
+/* What a tile's widths make of codes: 1 + 2 code for a sign, nothing for no bits. */
+typedef struct {
+    float factor[TILE], summand[TILE];
+    uint32_t kept[TILE]; /* of a value's bits: all or none */
+    uint8_t half[TILE];
+} NAME(Meaning);
+
+static void NAME(set_meaning)(NAME(Meaning) *restrict t, const uint8_t *restrict widths) {
     for (int c = 0; c < TILE; c++) {
-        const uint8_t code = (uint8_t)((codes[c] ^ half[c]) - half[c]);
-        float value = (float)(int8_t)code;
-        if (zero) value -= zero[c];
-        value = is_sign[c] != 0.0f ? 1.0f + 2.0f * value : value;
-        value *= scale[c];
-        value = is_kept[c] != 0.0f ? value : 0.0f;
-        if (offset) value += offset[c];
-        v[c] = value;
+        t->factor[c] = widths[c] == 1 ? 2.0f : 1.0f;
+        t->summand[c] = widths[c] == 1 ? 1.0f : 0.0f;
+        t->kept[c] = widths[c] ? 0xFFFFFFFFu : 0;
+        t->half[c] = (uint8_t)((1u << widths[c]) >> 1);
+    }
+}
+
+/* Values of one row of codes. A table that is not there is zeros, or has no loop: out of a pointer
+ * that may be null compilers make masked loads, which some processors do hundreds of times slower
+ * where what they leave out is no address. */
+static void NAME(dequantize_row)(const uint8_t *restrict codes, const NAME(Meaning) *restrict t,
+                           const float *restrict scale, const float *restrict zero,
+                           float *restrict v) {
+    for (int c = 0; c < TILE; c++) {
+        const uint8_t code = (uint8_t)((codes[c] ^ t->half[c]) - t->half[c]);
+        const float whole = ((float)(int8_t)code - zero[c]) * t->factor[c] + t->summand[c];
+        v[c] = float_of(bits_of(whole * scale[c]) & t->kept[c]);
     }
 }
 
 static void NAME(decode_block)(const Grid *g, const uint8_t *in, int64_t block, void *values) {
-    float v[TILE], scales[TILE], zeros[TILE], offsets[TILE], is_sign[TILE], is_kept[TILE];
-    uint8_t rows[BLOCK * TILE], half[TILE], widths[TILE];
-    uint64_t words[TILE], bits[TILE];
+    float v[TILE], scales[TILE], zeros[TILE], offsets[TILE];
+    uint8_t rows[BLOCK * TILE], widths[TILE];
+    uint64_t words[TILE];
+    NAME(Meaning) meaning;
     const uint8_t *const end = in + g->block_bytes;
     for (int64_t first = 0; first < g->num_columns; first += TILE) {
-        const int n = NAME(tile_widths)(g, first, widths, bits);
-        memset(words, 0, sizeof words);
-        for (int c = 0; c < n; c++) {
-            if (end - in >= 8)
-                memcpy(&words[c], in, 8);
-            else if (widths[c])
-                memcpy(&words[c], in, widths[c]);
-            in += widths[c];
-        }
-        NAME(widen)(words, bits);
+        const int n = NAME(tile_widths)(g, first, widths);
+        in = NAME(load_words)(in, end, widths, n, words);
         NAME(to_rows)(words, rows);
-        for (int c = 0; c < TILE; c++) {
-            half[c] = (uint8_t)((1u << widths[c]) >> 1);
-            is_sign[c] = widths[c] == 1 ? 1.0f : 0.0f;
-            is_kept[c] = widths[c] != 0 ? 1.0f : 0.0f;
-        }
+        NAME(set_meaning)(&meaning, widths);
         for (int r = 0; r < BLOCK && block * BLOCK + r < g->num_rows; r++) {
             const int64_t row = block * BLOCK + r;
             const int64_t scale_row = table_row(g->scale_rows, g->row_kind, row);
             const float *scale = NAME(spread)(g, g->scale, scale_row, first, n, scales);
-            const float *zero = 0, *offset = 0;
+            const float *zero = nothing;
             if (g->zero_point) zero = NAME(spread)(g, g->zero_point, scale_row, first, n, zeros);
-            if (g->offset) offset = NAME(offset_of)(g, row, first, n, offsets);
-            NAME(dequantize_row)(rows + r * TILE, half, is_sign, is_kept, scale, zero, offset, v);
-            NAME(store_row)(g, values, row, first, n, v);
+            float *to = v;
+            if (g->dtype == FLOAT32 && n == TILE) to = (float *)values + row * g->num_columns + first;
+            NAME(dequantize_row)(rows + r * TILE, &meaning, scale, zero, to);
+            if (g->offset) {
+                const float *offset = NAME(offset_of)(g, row, first, n, offsets);
+                for (int c = 0; c < TILE; c++) to[c] += offset[c];
+            }
+            if (to == v) NAME(store_row)(g, values, row, first, n, v);
         }
     }
 }
@@ -296,9 +353,9 @@ static void NAME(row_peaks)(const Grid *g, const void *values, int64_t first_row
         float largest[TILE] = {0};
         for (int64_t first = 0; first < g->num_columns; first += TILE) {
             const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
-            NAME(load_row)(g, values, row, first, n, v);
+            const float *x = NAME(load_row)(g, values, row, first, n, v);
             for (int c = 0; c < n; c++) {
-                const float magnitude = fabsf(v[c]);
+                const float magnitude = fabsf(x[c]);
                 largest[c] = magnitude > largest[c] || magnitude != magnitude ? magnitude : largest[c];
             }
         }
@@ -316,10 +373,10 @@ static void NAME(column_bounds)(const Grid *g, const void *values, float *low, f
         for (int64_t first = 0; first < g->num_columns; first += TILE) {
             const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
             float *lows = low + first, *highs = high + first;
-            NAME(load_row)(g, values, row, first, n, v);
+            const float *x = NAME(load_row)(g, values, row, first, n, v);
             for (int c = 0; c < n; c++) {
-                lows[c] = v[c] < lows[c] || v[c] != v[c] ? v[c] : lows[c];
-                highs[c] = v[c] > highs[c] || v[c] != v[c] ? v[c] : highs[c];
+                lows[c] = x[c] < lows[c] || x[c] != x[c] ? x[c] : lows[c];
+                highs[c] = x[c] > highs[c] || x[c] != x[c] ? x[c] : highs[c];
             }
         }
     }

@@ -4,7 +4,7 @@ It is loaded with `ctypes`, so one build serves every Python of a platform, and 
 while it runs: large matrices are worked on by several threads, as many as torch may use, but none
 of torch's own.
 
-`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` leaves out what is for AVX2;
+`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` or ``avx2`` keeps it from using more;
 `AMAQCTL_CODEC` names another build of it.
 """
 
@@ -24,6 +24,8 @@ from torch import Tensor
 
 _VALUES_A_THREAD = 2**20
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_LEVELS = ("portable", "AVX2", "AVX2 and BMI2")
+_SWITCHES = {"plain": 0, "avx2": 1}
 _FUNCTIONS = {
     "amaqctl_init": [ctypes.c_int],
     "amaqctl_encode": [_POINTER, _POINTER, _POINTER, _INT, _INT],
@@ -48,7 +50,7 @@ def loaded() -> ctypes.CDLL | None:
             opened = ctypes.CDLL(str(path))
             for name, arguments in _FUNCTIONS.items():
                 getattr(opened, name).argtypes = arguments
-            opened.amaqctl_init(int(os.environ.get("AMAQCTL_NATIVE") == "plain"))
+            opened.amaqctl_init(_most())
         except (OSError, AttributeError):  # of another platform, or cut short
             continue
         return opened
@@ -90,8 +92,12 @@ def state() -> str:
     opened = loaded()
     if opened is None:
         return "not built: no C compiler at install; plain torch serves"
-    plain = os.environ.get("AMAQCTL_NATIVE") == "plain"
-    return "AVX2" if opened.amaqctl_init(int(plain)) else "portable"
+    return _LEVELS[opened.amaqctl_init(_most())]
+
+
+def _most() -> int:
+    """The best level that may be used."""
+    return _SWITCHES.get(os.environ.get("AMAQCTL_NATIVE", ""), len(_LEVELS) - 1)
 
 
 def required() -> ctypes.CDLL:

@@ -26,6 +26,7 @@ from amaqctl.model.source import ModelSource
 from amaqctl.model.stage_model import StageModel
 from amaqctl.model.weight_files import open_weights
 from amaqctl.model.weight_plan import check_num_blocks, plan
+from amaqctl.model.wide_product import multiply_wide
 
 # from_pretrained switches process-wide defaults: two threads in it load garbage.
 _LOADING = threading.Lock()
@@ -100,6 +101,7 @@ def _loaded(
     if aside is not None:
         aside.put_back(model, dtype, source)
     model.requires_grad_(False)
+    multiply_wide(model, dtype)
     stage = StageModel(
         model,
         stage_range,
