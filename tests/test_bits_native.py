@@ -132,3 +132,17 @@ def test_what_is_not_finite_is_seen_in_its_row_and_column(dtype, bad) -> None:
 def test_where_there_is_a_compiler_the_codec_was_compiled() -> None:
     """Otherwise every comparison above would be skipped, and nobody would know."""
     assert library.state() in ("AVX2 and BMI2", "AVX2", "portable")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 64, 65), (4100, 1), (1, 5000)])
+def test_one_value_that_is_not_finite_is_seen(
+    shape: tuple[int, ...], dtype: torch.dtype, bad: float
+) -> None:
+    values = torch.ones(shape, dtype=dtype)
+    assert passes.all_finite(values)
+    for place in (0, values.numel() // 2, values.numel() - 1):
+        spoiled = values.clone()
+        spoiled.view(-1)[place] = bad
+        assert not passes.all_finite(spoiled), place

@@ -47,7 +47,8 @@ def test_products_are_the_exact_ones_rounded_once(
     unit = torch.finfo(dtype).eps * 0.51
     assert (y.double() - right).abs().le(unit * right.abs() + 1e-4).all()
     assert y.dtype == dtype
-    assert x.grad is not None and layer.weight.grad is not None
+    assert x.grad is not None
+    assert layer.weight.grad is not None
     flat, wide = x.detach().double().flatten(0, 1), given.double().flatten(0, 1)
     of_x, of_weight = wide @ weight_OI.detach().double(), wide.t() @ flat
     assert (x.grad.double().flatten(0, 1) - of_x).abs().le(unit * of_x.abs() + 1e-4).all()

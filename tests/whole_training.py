@@ -34,9 +34,9 @@ from amaqctl.model.lora_settings import LoraSettings
 from amaqctl.model.quiet import no_progress_bar
 from amaqctl.model.slots import layer_list
 from amaqctl.model.source import ModelSource
+from amaqctl.model.wide_product import multiply_wide
 from amaqctl.tasks.batch import Batch, collate, split_batch
 from amaqctl.tasks.task import IGNORE_INDEX
-from amaqctl.model.wide_product import multiply_wide
 
 NUM_STEPS = 5
 BATCH_SIZE = 4

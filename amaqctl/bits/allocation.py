@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +39,14 @@ class BitAllocation:
                 f"bit-widths must be a uint8 vector on the CPU, got {widths_C.dtype} of shape "
                 f"{tuple(widths_C.shape)} on {widths_C.device}"
             )
-        unknown = set(self.widths_C.unique().tolist()) - set(WIDTHS)
+        unknown = set(self.distinct) - set(WIDTHS)
         if unknown:
             raise QuantizationError(f"bit-width {min(unknown)} is not one of 0 to 8 or 16")
+
+    @cached_property
+    def distinct(self) -> tuple[int, ...]:
+        """The widths in bits that there are, ascending."""
+        return tuple(np.flatnonzero(np.bincount(self.widths_C.numpy())).tolist())
 
     @classmethod
     def uniform(cls, bits: int, num_columns: int, axis: Axis = "tensor") -> BitAllocation:
@@ -54,8 +61,7 @@ class BitAllocation:
     @property
     def uniform_width(self) -> int | None:
         """The width in bits that all columns share; None when they differ or there are none."""
-        distinct = self.widths_C.unique()
-        return int(distinct) if distinct.numel() == 1 else None
+        return self.distinct[0] if len(self.distinct) == 1 else None
 
     @property
     def mean_bits(self) -> float:

@@ -113,13 +113,19 @@ def nearest_codes(
     return encode(values_RC, scale, allocation, zero_point=zero_point, noise=noise).unpack()
 
 
-def decode(packed: PackedCodes, scale: Tensor, *, zero_point: Tensor | None = None) -> Tensor:
-    """Unpack and dequantize: float32, shape (R, C). Arguments as in `encode`.
+def decode(
+    packed: PackedCodes,
+    scale: Tensor,
+    *,
+    zero_point: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Unpack and dequantize: ``dtype``, shape (R, C). Other arguments as in `encode`.
 
     Raises:
         QuantizationError: a scale or zero point that does not broadcast to (R, C).
     """
-    return _grid_of(packed.num_rows, scale, packed.allocation, zero_point).decode(packed)
+    return _grid_of(packed.num_rows, scale, packed.allocation, zero_point).decode(packed, dtype)
 
 
 def values_of_codes(

@@ -4,8 +4,8 @@ It is loaded with `ctypes`, so one build serves every Python of a platform, and 
 while it runs: large matrices are worked on by several threads, as many as torch may use, but none
 of torch's own.
 
-`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` or ``avx2`` keeps it from using more;
-`AMAQCTL_CODEC` names another build of it.
+`AMAQCTL_NATIVE=0` in the environment leaves it out, and ``plain`` or ``avx2`` keeps it from using
+more; `AMAQCTL_CODEC` names another build of it.
 """
 
 from __future__ import annotations

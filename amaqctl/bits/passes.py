@@ -18,6 +18,8 @@ MAX_SAMPLE_ROWS = 512
 """More would not fit the sums of `candidate_errors`."""
 UNITS_A_SQUARED_STEP = 2048.0
 _MOST_UNITS = 2.0**21
+_WORTH_A_PASS = 4096
+"""Values; for fewer torch's own two passes are quicker than a call."""
 
 
 def row_peaks(values_RC: Tensor) -> Tensor:
@@ -34,10 +36,18 @@ def row_peaks(values_RC: Tensor) -> Tensor:
     return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).to(torch.float32)
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether a tensor of any shape holds neither NaN nor infinity."""
+    if values.numel() >= _WORTH_A_PASS and native.takes_values(values):
+        rows_RC = values.reshape(-1, values.shape[-1])
+        return bool(native.row_peaks(rows_RC).isfinite().all())
+    return bool(values.isfinite().all())
+
+
 def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, Tensor]:
     """Least and largest value of each column over the rows of kind 0, float32, (C,) each.
 
-    Where there is no such row they are +inf and -inf.
+    Where there is no such row they are +inf and -inf, where there is a NaN they are NaN.
     """
     if native.takes_values(values_RC):
         return native.column_bounds(values_RC, row_kind)
@@ -47,7 +57,9 @@ def column_bounds(values_RC: Tensor, row_kind: Tensor | None) -> tuple[Tensor, T
 
         if row_kind is None:
             row_kind = torch.zeros(num_rows, dtype=torch.uint8, device=values_RC.device)
-        return triton_stats.column_bounds(values_RC, row_kind)
+        low_C, high_C = triton_stats.column_bounds(values_RC, row_kind)
+        is_nan_C = values_RC.isnan().any(0)  # a maximum on a GPU passes NaN over
+        return low_C.masked_fill(is_nan_C, torch.nan), high_C.masked_fill(is_nan_C, torch.nan)
     low_C = torch.full((num_columns,), torch.inf, device=values_RC.device)
     high_C = -low_C
     for rows in chunks(num_rows, num_columns):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation
+from amaqctl.bits import BitAllocation, passes
 from amaqctl.errors import DivergedError, QuantizationError, WireError
 from amaqctl.quantizer import LayoutError, QuantizerEnd, TensorContext
 from amaqctl.transports.transport import Address, Transport
@@ -113,7 +113,7 @@ class Channel:
         """
         self._refuse_if_broken()
         x = x.detach()
-        if not bool(x.isfinite().all()):
+        if not passes.all_finite(x):
             raise DivergedError(
                 "NaN or infinity in the tensor to be sent",
                 where=f"link {context.link} {context.role} step {context.step}",

@@ -53,7 +53,7 @@ class WideLinear(nn.Linear):
         return product
 
 
-class WideConv1D(Conv1D):
+class WideConv1D(Conv1D):  # type: ignore[misc]
     """GPT-2's linear layer, whose weight is (I, O), with products in float32 on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation
+from amaqctl.bits import BitAllocation, passes
 from amaqctl.errors import InputError, QuantizationError
 from amaqctl.quantizer.acceptance import acceptance
 from amaqctl.quantizer.contract import BitReport, Quantizer, QuantizerConfig
@@ -92,7 +92,7 @@ class QuantizerEnd:
             if (tuple(value.shape), value.dtype) != (tuple(quantized.shape), quantized.dtype):
                 due = f"{quantized.dtype} of shape {tuple(quantized.shape)}"
                 self._fail("dequantize", context, f"decoded {due} to {_said(value)}")
-            if not bool(value.isfinite().all()):
+            if not passes.all_finite(value):
                 # Of a stranger's end, whose it is; with a peer, a message may be what made it.
                 offer = self.offer
                 of = "" if offer.built_in else f" of {offer.distribution} {offer.version}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from amaqctl.bits import Axis
+from amaqctl.bits import Axis, passes
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer.tensors import QuantizedTensor
 
@@ -112,7 +112,7 @@ class Layout:
                 raise _refused(f"codes of {found} {what}; expected {_words(legal)}")
         if allocation.axis != declared.axis:
             raise _refused(f"codes by {allocation.axis}; expected by {declared.axis}")
-        other = set(allocation.widths_C.unique().tolist()) - set(declared.widths)
+        other = set(allocation.distinct) - set(declared.widths)
         if other:
             legal_widths = ", ".join(map(str, sorted(declared.widths)))
             raise _refused(f"codes of {min(other)} bits; expected {legal_widths}")
@@ -125,7 +125,7 @@ def check_finite(quantized: QuantizedTensor) -> None:
         LayoutError: a side tensor of a float dtype is not finite.
     """
     for name, tensor in quantized.side.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not passes.all_finite(tensor):
             raise _refused(f"side tensor '{name}' holds NaN or infinity")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amaqctl.bits import passes
 from amaqctl.errors import QuantizationError, ResourceError
 
 _MIB = 2**20
@@ -92,7 +93,7 @@ class SampleMemory(nn.Module):
                 f"{len(values_TC)} tokens do not fit a sample memory of {num_positions}"
             )
         rounded_TC = values_TC.to(self._dtype)
-        if not bool(rounded_TC.isfinite().all()):
+        if not passes.all_finite(rounded_TC):
             raise QuantizationError(
                 f"sample {sample_id} overflows the memory's {self._dtype}",
                 hint="set memory_dtype: bfloat16",

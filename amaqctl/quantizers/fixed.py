@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from amaqctl.bits import BitAllocation, Rounding, decode, encode, step_size
+from amaqctl.bits import BitAllocation, Rounding, decode, encode, passes, step_size
 from amaqctl.errors import QuantizationError
 from amaqctl.quantizer import (
     DTYPES,
@@ -28,7 +28,6 @@ from amaqctl.quantizer import (
     SideLayout,
     TensorContext,
     num_rows,
-    restored,
     rounding_noise,
     rows_of,
     side_values,
@@ -69,7 +68,7 @@ class FixedQuantizer(Quantizer):
 
     def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
         """Codes (R, C) in one width and ranges for each tensor, token or channel."""
-        values_RC = rows_of(x)
+        values_RC = x.reshape(-1, x.shape[-1]).contiguous()
         allocation = self._allocation_for(values_RC.shape[1], context)
         value_range = side_values(self._range(values_RC, allocation), self.config.scale_dtype)
         codes = encode(
@@ -84,7 +83,7 @@ class FixedQuantizer(Quantizer):
         """x̂ = code · s."""
         assert quantized.codes is not None
         scale = step_size(quantized.side["range"].float(), quantized.codes.allocation)
-        return restored(decode(quantized.codes, scale), quantized)
+        return decode(quantized.codes, scale, dtype=quantized.dtype).reshape(quantized.shape)
 
     def layout(
         self,
@@ -121,13 +120,11 @@ class FixedQuantizer(Quantizer):
     def _range(self, values_RC: Tensor, allocation: BitAllocation) -> Tensor:
         dims = _REDUCED_DIMS[self.config.scale]
         if values_RC.numel() == 0:
-            return values_RC.new_zeros(
-                [1 if d in dims else n for d, n in enumerate(values_RC.shape)]
-            )
-        magnitude_RC = values_RC.abs()
+            kept = [1 if d in dims else n for d, n in enumerate(values_RC.shape)]
+            return torch.zeros(kept, device=values_RC.device)
         if allocation.uniform_width == 1:
-            return magnitude_RC.mean(dims, keepdim=True)
-        peak = magnitude_RC.amax(dims, keepdim=True)
+            return rows_of(values_RC).abs().mean(dims, keepdim=True)
+        peak = self._peak(values_RC)
         is_sign_C = (allocation.widths_C == 1).to(peak.device)
         if not bool(is_sign_C.any()):
             return peak
@@ -136,4 +133,12 @@ class FixedQuantizer(Quantizer):
                 "columns of one bit and of more cannot share a scale",
                 hint="set scale: channel, or let the activation's widths be 2 or more",
             )
-        return torch.where(is_sign_C, magnitude_RC.mean(dims, keepdim=True), peak)
+        return torch.where(is_sign_C, rows_of(values_RC).abs().mean(dims, keepdim=True), peak)
+
+    def _peak(self, values_RC: Tensor) -> Tensor:
+        """Largest magnitude of what shares a scale, float32; NaN where there is one."""
+        if self.config.scale == "channel":
+            low_C, high_C = passes.column_bounds(values_RC, None)
+            return torch.maximum(high_C, -low_C).unsqueeze(0)
+        peak_R1 = passes.row_peaks(values_RC).unsqueeze(1)
+        return peak_R1 if self.config.scale == "token" else peak_R1.amax(0, keepdim=True)

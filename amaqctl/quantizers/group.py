@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from amaqctl.bits import BitAllocation, Grid, Rounding, step_size
+from amaqctl.bits import BitAllocation, Grid, Rounding, passes, step_size
 from amaqctl.quantizer import (
     DTYPES,
     CodesLayout,
@@ -33,7 +33,6 @@ from amaqctl.quantizer import (
     SideLayout,
     TensorContext,
     num_rows,
-    restored,
     rounding_noise,
     rows_of,
     side_values,
@@ -68,7 +67,7 @@ class GroupQuantizer(Quantizer):
 
     def quantize(self, x: Tensor, context: TensorContext) -> QuantizedTensor:
         """Codes (R, C), ranges (R, G), and zero points (R, G) where they are asked for."""
-        values_RC = rows_of(x)
+        values_RC = x.reshape(-1, x.shape[-1]).contiguous()
         allocation = BitAllocation.uniform(self.config.bits, values_RC.shape[1])
         low_RG, high_RG = self._group_bounds(values_RC)
         range_RG = side_values(high_RG - low_RG, self.config.scale_dtype)
@@ -84,8 +83,8 @@ class GroupQuantizer(Quantizer):
     def dequantize(self, quantized: QuantizedTensor, context: TensorContext) -> Tensor:
         """x̂ = (code - z) · s."""
         assert quantized.codes is not None
-        values_RC = self._grid(quantized.side, quantized.codes.allocation).decode(quantized.codes)
-        return restored(values_RC, quantized)
+        grid = self._grid(quantized.side, quantized.codes.allocation)
+        return grid.decode(quantized.codes, quantized.dtype).reshape(quantized.shape)
 
     def layout(
         self,
@@ -113,6 +112,10 @@ class GroupQuantizer(Quantizer):
         size = self._size(num_channels)
         num_groups = -(-num_channels // size)
         missing = num_groups * size - num_channels
+        if not missing and not self.config.zero_point and self.config.bits > 1 and num_groups:
+            peak_RG = passes.row_peaks(values_RC.reshape(-1, size)).reshape(num_rows, num_groups)
+            return torch.zeros_like(peak_RG), peak_RG
+        values_RC = rows_of(values_RC)
         grouped = functional.pad(values_RC, (0, missing)).reshape(num_rows, num_groups, size)
         if self.config.zero_point:
             return grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)

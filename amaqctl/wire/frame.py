@@ -41,22 +41,25 @@ KIND_WEIGHTS = 4
 HeaderModel = TypeVar("HeaderModel", bound=BaseModel)
 
 
-def write_frame(kind: int, header: BaseModel, body: bytes) -> bytes:
-    """One whole frame.
+def write_frame(kind: int, header: BaseModel, *body: bytes | memoryview) -> bytes:
+    """One whole frame; the body may come in parts.
 
     Raises:
         QuantizationError: the header is longer than 65,535 bytes, or the body than 4 GiB.
     """
     header_bytes = header.model_dump_json(exclude_defaults=True).encode()
-    if len(header_bytes) > MAX_HEADER_BYTES or len(body) > 0xFFFFFFFF:
+    body_length = sum(map(len, body))
+    if len(header_bytes) > MAX_HEADER_BYTES or body_length > 0xFFFFFFFF:
         raise QuantizationError(
-            f"a message with a header of {len(header_bytes)} and a body of {len(body)} bytes is "
+            f"a message with a header of {len(header_bytes)} and a body of {body_length} bytes is "
             "too large to send",
             hint="use smaller batches",
         )
-    prefix = _PREFIX.pack(MAGIC, WIRE_VERSION, kind, len(header_bytes), len(body))
-    checksum = zlib.crc32(body, zlib.crc32(header_bytes, zlib.crc32(prefix)))
-    return b"".join((prefix, _CRC.pack(checksum), header_bytes, body))
+    prefix = _PREFIX.pack(MAGIC, WIRE_VERSION, kind, len(header_bytes), body_length)
+    checksum = zlib.crc32(prefix)
+    for part in (header_bytes, *body):
+        checksum = zlib.crc32(part, checksum)
+    return b"".join((prefix, _CRC.pack(checksum), header_bytes, *body))
 
 
 def read_frame(

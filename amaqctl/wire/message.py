@@ -103,10 +103,10 @@ class Message:
             QuantizationError: as `to_bytes`, or more than the receiver is ready for.
         """
         codes = self.quantized.codes
-        widths = b""
+        widths: bytes | memoryview = b""
         if codes is not None and codes.allocation.uniform_width is None:
             widths = _widths_to_bytes(codes.allocation.widths_C)
-        side = b"".join(_tensor_to_bytes(t) for t in self.quantized.side.values())
+        side = [_tensor_to_bytes(t) for t in self.quantized.side.values()]
         packed = b"" if codes is None else _tensor_to_bytes(codes.data)
         try:
             header = self._header()
@@ -116,11 +116,12 @@ class Message:
             raise QuantizationError(
                 f"'{self.quantizer}' asks for what a message cannot carry: {place}: {first['msg']}"
             ) from error
-        data = write_frame(KIND_MESSAGE, header, b"".join((widths, side, packed)))
+        data = write_frame(KIND_MESSAGE, header, widths, *side, packed)
         if limits is not None:
             self._check_within(limits, len(data))
-        body_bytes = len(widths) + len(side) + len(packed)
-        return data, SizeBreakdown(len(packed), len(widths), len(side), len(data) - body_bytes)
+        num_side = sum(map(len, side))
+        num_header = len(data) - len(widths) - num_side - len(packed)
+        return data, SizeBreakdown(len(packed), len(widths), num_side, num_header)
 
     def _check_within(self, limits: Limits, num_bytes: int) -> None:
         """Refuse at the sender what every receiver would refuse.
@@ -247,16 +248,17 @@ def _read_widths(
     return allocation, length
 
 
-def _widths_to_bytes(widths_C: Tensor) -> bytes:
+def _widths_to_bytes(widths_C: Tensor) -> bytes | memoryview:
     nibbles = torch.where(widths_C == 16, _NIBBLE_OF_16, widths_C)
     if nibbles.numel() % 2:
         nibbles = torch.cat([nibbles, nibbles.new_zeros(1)])
     return _tensor_to_bytes(nibbles[0::2] | (nibbles[1::2] << 4))
 
 
-def _tensor_to_bytes(tensor: Tensor) -> bytes:
+def _tensor_to_bytes(tensor: Tensor) -> bytes | memoryview:
+    """Its bytes in place, which are copied once: into the frame."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def _num_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
