@@ -334,7 +334,11 @@ def _compiled(kernel: Any, absent: set[str], constants: dict[str, Any]) -> str:
 
 
 @needs_compiler
-@pytest.mark.parametrize("absent", [set(), {"noise_ptr"}, {"zero_ptr", "kind_ptr"}], ids=str)
+@pytest.mark.parametrize(
+    "absent",
+    [set(), {"noise_ptr"}, {"zero_ptr", "kind_ptr"}],
+    ids=["all", "no noise", "no zero point and kinds"],
+)
 @pytest.mark.parametrize("name", ["encode_kernel", "decode_kernel"])
 def test_compiled_code_divides_exactly_and_fuses_nothing(
     name: str, absent: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
