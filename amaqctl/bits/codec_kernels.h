@@ -346,22 +346,31 @@ static void NAME(decode_block)(const Grid *g, const uint8_t *in, int64_t block, 
     }
 }
 
+/* Magnitudes in the order of their bits, where NaN is the largest. */
+static void NAME(grow)(int32_t *restrict largest, const float *restrict x, int n) {
+    for (int c = 0; c < n; c++) {
+        const int32_t magnitude = (int32_t)(bits_of(x[c]) & 0x7FFFFFFFu);
+        largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+    }
+}
+
 /* Largest magnitude of each row; NaN where it has one. */
 static void NAME(row_peaks)(const Grid *g, const void *values, int64_t first_row, int64_t end_row, float *peak) {
     float v[TILE];
     for (int64_t row = first_row; row < end_row; row++) {
-        float largest[TILE] = {0};
+        int32_t largest[TILE] = {0};
         for (int64_t first = 0; first < g->num_columns; first += TILE) {
             const int n = g->num_columns - first < TILE ? (int)(g->num_columns - first) : TILE;
             const float *x = NAME(load_row)(g, values, row, first, n, v);
-            for (int c = 0; c < n; c++) {
-                const float magnitude = fabsf(x[c]);
-                largest[c] = magnitude > largest[c] || magnitude != magnitude ? magnitude : largest[c];
-            }
+            if (n == TILE)
+                NAME(grow)(largest, x, TILE); /* a length that the compiler knows */
+            else
+                NAME(grow)(largest, x, n);
         }
-        for (int c = 1; c < TILE; c++)
-            largest[0] = largest[c] > largest[0] || largest[c] != largest[c] ? largest[c] : largest[0];
-        peak[row] = largest[0];
+        for (int half = TILE / 2; half; half /= 2)
+            for (int c = 0; c < half; c++)
+                largest[c] = largest[c + half] > largest[c] ? largest[c + half] : largest[c];
+        peak[row] = float_of((uint32_t)largest[0]);
     }
 }
 
