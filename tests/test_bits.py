@@ -267,3 +267,13 @@ def test_a_message_of_16_bit_words_decodes_as_numbers_too() -> None:
     )
     decoded = decode(packed, torch.tensor([0.5, 2.0]))
     assert decoded.tolist() == [[-16384.0, 6.0], [16383.5, -8.0], [2.5, 2.0]]
+
+
+def test_distinct_widths_are_those_that_there_are() -> None:
+    widths_C = torch.tensor([4, 16, 0, 4, 3, 16], dtype=torch.uint8)
+    allocation = BitAllocation(widths_C, "channel")
+    assert allocation.distinct == (0, 3, 4, 16)
+    assert allocation.uniform_width is None
+    assert BitAllocation.uniform(7, 5).distinct == (7,)
+    assert BitAllocation.uniform(7, 0).distinct == ()
+    assert BitAllocation.uniform(7, 0).uniform_width is None
