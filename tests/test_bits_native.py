@@ -146,3 +146,10 @@ def test_one_value_that_is_not_finite_is_seen(
         spoiled = values.clone()
         spoiled.view(-1)[place] = bad
         assert not passes.all_finite(spoiled), place
+
+
+def test_the_peak_of_zeros_is_a_positive_zero() -> None:
+    zeros = torch.tensor([[0.0, -0.0], [-0.0, -0.0], [0.0, 0.0]])
+    assert not bool(passes.row_peaks(zeros).signbit().any())
+    with library.as_on_a_gpu():
+        assert not bool(passes.row_peaks(zeros).signbit().any())

@@ -33,7 +33,8 @@ def row_peaks(values_RC: Tensor) -> Tensor:
         return torch.where(values_RC.isnan().any(1), torch.nan, peak_R)
     if not values_RC.numel():
         return torch.zeros(values_RC.shape[0], device=values_RC.device)
-    return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).to(torch.float32)
+    # Of zeros the maximum may be -0, whose bytes are others.
+    return torch.maximum(values_RC.amax(1), -values_RC.amin(1)).abs().to(torch.float32)
 
 
 def all_finite(values: Tensor) -> bool:

@@ -139,6 +139,6 @@ class FixedQuantizer(Quantizer):
         """Largest magnitude of what shares a scale, float32; NaN where there is one."""
         if self.config.scale == "channel":
             low_C, high_C = passes.column_bounds(values_RC, None)
-            return torch.maximum(high_C, -low_C).unsqueeze(0)
+            return torch.maximum(high_C, -low_C).abs().unsqueeze(0)  # of zeros it may be -0
         peak_R1 = passes.row_peaks(values_RC).unsqueeze(1)
         return peak_R1 if self.config.scale == "token" else peak_R1.amax(0, keepdim=True)

@@ -38,7 +38,7 @@ class NoneQuantizer(Quantizer):
         """The very bits that were sent."""
         assert quantized.codes is not None
         words = quantized.codes.unpack()
-        return words.reshape(-1).view(quantized.dtype).reshape(quantized.shape)
+        return words.contiguous().view(-1).view(quantized.dtype).reshape(quantized.shape)
 
     def layout(
         self,
