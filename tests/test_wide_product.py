@@ -7,6 +7,10 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from amaqctl.model import wide_product
+from amaqctl.model.configuration import load_config, num_layers
+from amaqctl.model.cut import StageRange
+from amaqctl.model.loading import load_stage
+from amaqctl.model.source import resolve_source
 from amaqctl.model.wide_product import WideConv1D, WideLinear, is_quick_in, multiply_wide
 
 SIXTEEN_BITS = [torch.bfloat16, torch.float16]
@@ -70,9 +74,20 @@ def test_linear_layers_change_and_others_do_not(slow: None) -> None:
         pass
 
     model = nn.ModuleList([nn.Linear(2, 2), Conv1D(2, 2), Special(2, 2), nn.LayerNorm(2)])
+    names = list(model.state_dict())
     multiply_wide(model, torch.bfloat16)
     assert [type(m) for m in model] == [WideLinear, WideConv1D, Special, nn.LayerNorm]
-    assert list(model.state_dict()) == list(nn.ModuleList([*model]).state_dict())
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("dtype, kind", [(torch.bfloat16, WideLinear), (torch.float32, nn.Linear)])
+def test_a_stage_is_loaded_with_them(slow: None, dtype: torch.dtype, kind: type) -> None:
+    source = resolve_source("tiny")
+    depth = num_layers(load_config(source))
+    stage = load_stage(source, StageRange(0, depth, depth), dtype)
+    linears = [type(m) for m in stage.modules() if isinstance(m, nn.Linear)]
+    assert linears
+    assert set(linears) == {kind}
 
 
 def test_float32_stays_as_it_is(slow: None) -> None:

@@ -55,8 +55,6 @@ static inline int64_t table_row(int64_t num_table_rows, const uint8_t *row_kind,
     return row_kind[row] == PADDING ? 0 : row_kind[row];
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* The low b bits of each byte of a word. */
 #define LOW_BITS(b) ((((uint64_t)1 << (b)) - 1) * 0x0101010101010101u)
 
